@@ -1,0 +1,1 @@
+"""The polyclinic command: polyclinic <noun> <verb>."""

@@ -1,0 +1,1 @@
+"""Hospital files to batches: one reader per kind of data, not per disease."""

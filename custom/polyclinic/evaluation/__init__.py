@@ -1,0 +1,1 @@
+"""Metrics and the report a person reads (NumPy only)."""

@@ -1,0 +1,1 @@
+"""Modality encoders and the site model that assembles what a hospital holds."""

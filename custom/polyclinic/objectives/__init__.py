@@ -1,0 +1,1 @@
+"""Losses and schedules that never cross the wall."""

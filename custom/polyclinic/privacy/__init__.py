@@ -1,0 +1,1 @@
+"""Formal privacy: mechanisms and accounting (NumPy only)."""

@@ -1,0 +1,136 @@
+"""A hospital's own facts, in its ``local/polyclinic.yaml``; they never travel.
+
+site: hosp-a
+storage: state                 # personal heads, quarantine lists; relative to this file
+minimum_cell: 11               # no count below this leaves the site
+cohorts:
+  tcga_brca:
+    root: /data/polyclinic/brca
+    modalities:
+      he:  {kind: vector, table: he.parquet, units: hif}
+      wsi: {kind: bag, folder: wsi, layout: trident, extractor: resnet34-layer3, mpp: 0.5}
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from polyclinic.errors import SiteError
+from polyclinic.study import Kind, Name
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Strict):
+    """Where one modality of a cohort lies at this site.
+
+    Attributes:
+        table: CSV or parquet, one row per patient (kinds ``vector`` and ``series``).
+        folder: folder of files (kinds ``bag``, ``image``, ``volume``).
+        layout: how a ``bag`` folder is laid out.
+        evaluation_only: readable for scoring on test patients, never trained on nor announced;
+            for studies in which a site plays at lacking a modality.
+    """
+
+    kind: Kind
+    table: str = ""
+    folder: str = ""
+    layout: Literal["", "clam", "trident", "stamp"] = ""
+    units: str = ""
+    extractor: str = ""
+    mpp: float = Field(default=0.0, ge=0.0)
+    evaluation_only: bool = False
+
+    @model_validator(mode="after")
+    def _place(self) -> "Source":
+        if self.kind in ("vector", "series") and not self.table:
+            raise ValueError(f"a {self.kind} needs table, a CSV or parquet file")
+        if self.kind in ("bag", "image", "volume") and not self.folder:
+            raise ValueError(f"a {self.kind} needs folder")
+        return self
+
+
+class CohortSource(_Strict):
+    """One cohort as it lies at this site; paths are relative to ``root``, root to the yaml file."""
+
+    root: str = "."
+    manifest: str = "manifest.csv"
+    patient_column: str = "patient_id"
+    modalities: dict[Name, Source] = Field(min_length=1)
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Modalities this site trains on and announces, sorted."""
+        return tuple(sorted(m for m, s in self.modalities.items() if not s.evaluation_only))
+
+
+class SiteSettings(_Strict):
+    """Everything a site decides for itself.
+
+    Attributes:
+        storage: folder for personal heads, ledgers and quarantine lists.
+        device: ``cpu`` or a torch device.
+        threads: torch threads of the training process; 1 makes runs bit-reproducible.
+        minimum_cell: counts and prototypes of fewer patients than this stay at the site.
+        max_loss_fraction: largest share of patients that may be quarantined before a job is refused.
+        minimum_sites: fewest sites, this one included, that a job must have for this site to train.
+        max_train_seconds: longest one task may take in the training process.
+    """
+
+    site: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    storage: str = "state"
+    device: str = "cpu"
+    threads: int = Field(default=1, ge=1)
+    minimum_cell: int = Field(default=11, ge=1)
+    max_loss_fraction: float = Field(default=0.01, ge=0.0, le=1.0)
+    minimum_sites: int = Field(default=2, ge=1)
+    max_train_seconds: int = Field(default=3600, ge=1)
+    cohorts: dict[Name, CohortSource] = Field(default_factory=dict)
+
+    def cohort(self, name: str) -> CohortSource:
+        """The cohort a study asks for.
+
+        Raises:
+            SiteError: when this site has no such cohort.
+        """
+        if name not in self.cohorts:
+            raise SiteError(
+                expected=f"a cohort named '{name}' in polyclinic.yaml",
+                got=f"{len(self.cohorts)} other cohort(s)",
+                remedy="declare it under 'cohorts', or leave this study",
+                owner="data manager",
+            )
+        return self.cohorts[name]
+
+
+def load_settings(path: Path) -> SiteSettings:
+    """Read a site's ``polyclinic.yaml``; relative roots and storage become absolute.
+
+    Raises:
+        SiteError: unreadable, not YAML, or a field is wrong.
+    """
+    try:
+        payload = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = SiteSettings.model_validate(payload)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SiteError(
+            expected="a readable polyclinic.yaml", got=type(error).__name__, remedy="mend the file"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SiteError(
+            expected=f"a valid '{'.'.join(str(p) for p in first['loc'])}' in polyclinic.yaml",
+            got=first["msg"],
+            remedy="mend that line",
+        ) from None
+    base = path.resolve().parent
+    cohorts = {
+        n: c.model_copy(update={"root": str((base / c.root).resolve())})
+        for n, c in settings.cohorts.items()
+    }
+    update = {"storage": str((base / settings.storage).resolve()), "cohorts": cohorts}
+    return settings.model_copy(update=update)

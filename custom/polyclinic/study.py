@@ -1,0 +1,162 @@
+"""A study: the facts every site must agree on, read from a job's ``app/config/study.json``.
+
+One file states the task, the modalities with their shared feature panels, the split rule and the
+seed; server and sites both read it, so no fact is written twice in a job. It is data: validated by
+pydantic, nothing in it is ever evaluated or imported.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from polyclinic.errors import StudyError
+
+Kind = Literal["vector", "bag", "image", "volume", "series"]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Task(_Strict):
+    """What is predicted.
+
+    Attributes:
+        label: column of the manifest.
+        classes: label values in index order; for a binary task the last one is the positive class.
+    """
+
+    label: str
+    classes: tuple[str, ...] = Field(min_length=2)
+
+    @property
+    def positive(self) -> str:
+        """The class whose probability is scored."""
+        return self.classes[-1]
+
+
+class Modality(_Strict):
+    """One modality as the study fixes it: a name plus a kind, no code.
+
+    Attributes:
+        kind: which reader and encoder family serve it.
+        features: the shared panel, names in order (kinds ``vector`` and ``series``).
+        dim: length of one instance feature (kind ``bag``) or channels of an image or volume.
+        units: what the numbers mean, compared as text with what each site declares.
+        extractor: which frozen network made the features (kind ``bag``), compared as text.
+        mean: agreed centre per feature; empty means each site standardises by its own statistics.
+        scale: agreed spread per feature, with ``mean``.
+        encoder: settings of the encoder, checked by ``polyclinic.models.build``.
+    """
+
+    kind: Kind
+    features: tuple[str, ...] = ()
+    dim: int = Field(default=0, ge=0)
+    units: str = ""
+    extractor: str = ""
+    mean: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    encoder: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _sizes(self) -> "Modality":
+        if self.kind in ("vector", "series") and not self.features:
+            raise ValueError(f"a {self.kind} needs a panel: features must not be empty")
+        if len(set(self.features)) != len(self.features):
+            raise ValueError("feature names repeat")
+        if self.kind == "bag" and self.dim < 1:
+            raise ValueError("a bag needs dim, the length of one instance feature")
+        for stats in (self.mean, self.scale):
+            if stats and len(stats) != len(self.features):
+                raise ValueError("mean and scale need one value per feature")
+        if any(s <= 0 for s in self.scale) or bool(self.mean) != bool(self.scale):
+            raise ValueError("mean and scale come together and scale is positive")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Numbers per patient (vector), per instance (bag) or per time step (series)."""
+        return len(self.features) or self.dim
+
+
+class Split(_Strict):
+    """How a site divides its patients; always by patient, never by record.
+
+    Attributes:
+        source: ``random`` draws by the study's seed, ``manifest`` reads the ``split`` column.
+        test: fraction held out.
+        validation: fraction of the remaining patients used for choices, never for training.
+        stratify: keep the class proportions where a class has at least two patients.
+    """
+
+    source: Literal["random", "manifest"] = "random"
+    test: float = Field(default=0.2, ge=0.0, lt=1.0)
+    validation: float = Field(default=0.0, ge=0.0, lt=1.0)
+    stratify: bool = True
+
+
+class Study(_Strict):
+    """The whole agreement.
+
+    Attributes:
+        name: of the cohort that every site's ``polyclinic.yaml`` must declare.
+        embedding: length D of every modality's embedding.
+    """
+
+    name: Name
+    task: Task
+    modalities: dict[Name, Modality] = Field(min_length=1)
+    embedding: int = Field(default=256, ge=2)
+    split: Split = Split()
+    seed: int = Field(default=0, ge=0)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON: two sites with the same value agreed on the same study."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def parse_study(payload: dict[str, Any]) -> Study:
+    """A validated study.
+
+    Raises:
+        StudyError: naming the first field that is wrong.
+    """
+    try:
+        return Study.model_validate(payload)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"]) or "study"
+        raise StudyError(
+            expected=f"a valid study at '{where}'",
+            got=f"{first['msg']} ({error.error_count()} problem(s) in all)",
+            remedy="correct study.json",
+        ) from None
+
+
+def load_study(folder: Path) -> Study:
+    """Read ``study.json`` in ``folder``; ``panels.json`` beside it, when there, supplies features.
+
+    ``panels.json`` maps a modality to the fields it fills in (features, mean, scale), which keeps
+    a panel of thousands of genes out of the file a person reads.
+    """
+    path = folder / "study.json"
+    try:
+        payload = json.loads(path.read_text(encoding="utf-8"))
+        panels = folder / "panels.json"
+        extra = json.loads(panels.read_text(encoding="utf-8")) if panels.exists() else {}
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            expected="a readable study.json (and panels.json) in the job's app/config",
+            got=type(error).__name__,
+            remedy="copy both files into the job and check that they are JSON",
+        ) from None
+    if not isinstance(payload, dict) or not isinstance(extra, dict):
+        raise StudyError(expected="JSON objects", got="another JSON type", remedy="mend study.json")
+    for name, fields in extra.items():
+        if isinstance(fields, dict):
+            payload.get("modalities", {}).setdefault(name, {}).update(fields)
+    return parse_study(payload)
