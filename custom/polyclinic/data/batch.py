@@ -80,6 +80,11 @@ class Patients(Protocol):
         """Modalities to train on, sorted: those the site holds."""
         ...
 
+    @property
+    def minimum_cell(self) -> int:
+        """The site's smallest group: counts and class means of fewer patients stay at the site."""
+        ...
+
     def size(self, split: SplitName) -> int:
         """Patients in a split that carry at least one modality."""
         ...
