@@ -7,6 +7,7 @@
     . DataRejected        one file or row is refused, and only that one                (data manager)
   - ContractViolation     an update or a state is not what the contract names          (site IT)
   - TrainingDiverged      numbers ran away or collapsed                                (researcher)
+  - TrainingAborted       a request to stop came while a site trained                  (researcher)
   - CheckpointError       a checkpoint is torn, altered or does not fit                (site IT)
   - QuorumLost            too few sites answered                                       (researcher)
 
@@ -98,6 +99,12 @@ class TrainingDiverged(PolyclinicError):
     """Numbers ran away or collapsed; continuing would only waste rounds."""
 
     code = "diverged"
+
+
+class TrainingAborted(PolyclinicError):
+    """A request to stop came while a site trained."""
+
+    code = "aborted"
 
 
 class CheckpointError(PolyclinicError):

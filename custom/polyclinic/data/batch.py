@@ -48,6 +48,15 @@ class Batch:
             self.labels,
         )
 
+    def taken(self, keep: Tensor) -> "Batch":
+        """Only the patients for whom ``keep`` (B,) is True."""
+        return Batch(
+            {m: v[keep] for m, v in self.inputs.items()},
+            {m: v[keep] for m, v in self.fields.items()},
+            {m: v[keep] for m, v in self.present.items()},
+            self.labels[keep],
+        )
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
         return Batch(

@@ -1,0 +1,46 @@
+"""Checked encoder settings, and the two layers every encoder ends with."""
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
+
+from polyclinic.errors import StudyError
+
+Norm = Literal["layer", "none"]
+Settings = TypeVar("Settings", bound="EncoderSettings")
+
+
+class EncoderSettings(BaseModel):
+    """What every kind of encoder has.
+
+    Attributes:
+        norm: ``layer`` puts a LayerNorm on the embedding. ``none`` is the authors' code; with
+            prototypes it can run away (see ``polyclinic.algorithms.fedmm``).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    norm: Norm = "layer"
+
+
+def parse(kind: type[Settings], name: str, payload: dict[str, Any]) -> Settings:
+    """Checked settings of one modality's encoder.
+
+    Raises:
+        StudyError: naming the first setting that is unknown or out of range.
+    """
+    try:
+        return kind.model_validate(payload)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        raise StudyError(
+            expected=f"a valid encoder setting '{where}' of modality '{name}'",
+            got=f"{first['msg']} ({error.error_count()} problem(s) in all)",
+            remedy=f"use the settings {', '.join(sorted(kind.model_fields))}",
+        ) from None
+
+
+def embedding_norm(norm: Norm, embedding: int) -> nn.Module:
+    """The last layer of an encoder."""
+    return nn.LayerNorm(embedding) if norm == "layer" else nn.Identity()

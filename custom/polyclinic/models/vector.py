@@ -1,0 +1,64 @@
+"""Encoders of a fixed panel of numbers: copy number, expression, mutations, labs, metadata.
+
+``snn`` is the self-normalising network that FedMM (arXiv 2402.15858) takes for CNV: two hidden
+layers with ELU and AlphaDropout(0.25), then a last layer that gives the embedding.
+"""
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from polyclinic.models.settings import EncoderSettings, embedding_norm, parse
+from polyclinic.study import Modality
+
+
+class VectorSettings(EncoderSettings):
+    """Settings of a vector encoder.
+
+    Attributes:
+        network: ``snn`` ELU and AlphaDropout, ``mlp`` ReLU and Dropout, ``linear`` no hidden layer.
+        hidden: widths of the hidden layers.
+        dropout: after each hidden layer.
+        input_dropout: share of panel fields hidden from a patient in training.
+    """
+
+    network: Literal["snn", "mlp", "linear"] = "snn"
+    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (256, 256)
+    dropout: float = Field(default=0.25, ge=0.0, lt=1.0)
+    input_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+class VectorEncoder(nn.Module):
+    """Maps (B, F) values with (B, F) presence to (B, D); an absent field counts as 0.
+
+    Zero is the mean of a standardised feature, so an absent field says "as usual".
+    """
+
+    def __init__(self, settings: VectorSettings, width: int, embedding: int) -> None:
+        super().__init__()
+        sizes = (width, *(settings.hidden if settings.network != "linear" else ()))
+        layers: list[nn.Module] = []
+        for before, after in pairwise(sizes):
+            layers.append(nn.Linear(before, after))
+            layers.append(nn.ELU() if settings.network == "snn" else nn.ReLU())
+            if settings.dropout:
+                snn = settings.network == "snn"
+                layers.append((nn.AlphaDropout if snn else nn.Dropout)(settings.dropout))
+        self.input_dropout = nn.Dropout(settings.input_dropout)
+        self.hidden = nn.Sequential(*layers)
+        self.out = nn.Linear(sizes[-1], embedding)
+        self.norm = embedding_norm(settings.norm, embedding)
+
+    def forward(self, x: Tensor, fields: Tensor) -> Tensor:
+        """(B, F), (B, F) bool -> (B, D)."""
+        x = torch.where(fields, x, x.new_zeros(()))
+        out: Tensor = self.norm(self.out(self.hidden(self.input_dropout(x))))
+        return out
+
+
+def build(name: str, modality: Modality, embedding: int) -> nn.Module:
+    """A vector encoder from a study's settings."""
+    return VectorEncoder(parse(VectorSettings, name, modality.encoder), modality.width, embedding)
