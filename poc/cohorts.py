@@ -1,0 +1,250 @@
+"""Turn a download of TCGA breast or lung into site folders, by region or hospital and a plan.
+
+    python poc/cohorts.py tcga_brca --source DIR --plan paper3 --out sites/brca_paper3
+
+SOURCE is a folder with the tables of one cohort (``patients.csv`` and one table per modality; see
+``LAYOUTS``). A plan says which regions or hospitals make up a site and which modalities the site
+holds; ``poc/plans`` has two per cohort, and a path to a JSON file of your own is as good.
+
+OUT receives ``study.json`` and ``panels.json`` (the agreement: one panel for all sites) and, per
+site, ``polyclinic.yaml``, ``manifest.csv`` and one parquet per modality of the plan. What a site
+lacks by plan is written too, marked ``evaluation_only``: never trained on nor announced, but there
+to score every method on all sites' test patients.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from pydantic import ValidationError
+
+from layouts import LAYOUTS, Layout, Plan, SitePlan, Table
+from polyclinic.cli import output
+from polyclinic.errors import DataError, PolyclinicError
+from polyclinic.settings import load_settings
+from polyclinic.study import load_study
+
+PLANS = Path(__file__).parent / "plans"
+EXCLUDED_COLUMNS = frozenset({"cohort", "tss"})
+
+SITE_HEADER = """\
+# {site}: written by poc/cohorts.py from a public research cohort.
+# minimum_cell is 1 because these patients are published one by one; a hospital keeps the default.
+"""
+
+
+def load_plan(cohort: str, name: str) -> Plan:
+    """A shipped plan by name, or any by path.
+
+    Raises:
+        DataError: no such plan, or it does not fit the cohort.
+    """
+    path = Path(name) if name.endswith(".json") else PLANS / f"{cohort}_{name}.json"
+    try:
+        plan = Plan.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        shipped = sorted(p.stem.removeprefix(f"{cohort}_") for p in PLANS.glob(f"{cohort}_*.json"))
+        raise DataError(
+            expected=f"a plan: one of {shipped} or a JSON file",
+            got=type(error).__name__
+            + (f" ({error})" if isinstance(error, ValidationError) else ""),
+            remedy="name a plan that exists, or mend the file",
+        ) from None
+    unknown = sorted(set(plan.modalities) - set(LAYOUTS[cohort].tables))
+    if unknown:
+        raise DataError(
+            expected=f"modalities of {cohort}: {sorted(LAYOUTS[cohort].tables)}",
+            got=f"{unknown}",
+            remedy="correct the plan",
+        )
+    return plan
+
+
+def read_table(source: Path, table: Table) -> pd.DataFrame:
+    """One modality, rows by patient, float32, NaN where not measured."""
+    parts = []
+    for name in table.files:
+        path = source / name
+        if not path.is_file():
+            raise DataError(
+                expected=f"{name} in the source folder", got="no such file", remedy="download it"
+            )
+        part = pd.read_csv(path) if ".csv" in name else pd.read_parquet(path).reset_index()
+        parts.append(part.set_index("patient"))
+    frame = pd.concat(parts)
+    if frame.index.has_duplicates:
+        raise DataError(
+            expected="one row per patient",
+            got=f"{int(frame.index.duplicated().sum())} repeated in {table.files[0]}",
+            remedy="merge them first",
+        )
+    frame = frame[[c for c in frame.columns if c not in EXCLUDED_COLUMNS]].astype(np.float32)
+    return frame if table.missing is None else frame.mask(frame == table.missing)
+
+
+def informative(frame: pd.DataFrame) -> list[str]:
+    """Columns with two different values at least, in file order; labels are never looked at."""
+    return [str(c) for c in frame.columns[frame.nunique(dropna=True) > 1]]
+
+
+def read_patients(source: Path, layout: Layout) -> pd.DataFrame:
+    """Label, hospital and region of every patient with one of the classes."""
+    listed = pd.read_csv(source / "patients.csv", low_memory=False).set_index("patient")
+    columns = {layout.column: layout.label, "hospital": "hospital", "region": "region"}
+    people = listed[list(columns)].rename(columns=columns)
+    if layout.hospitals:
+        extra = pd.read_csv(source / layout.hospitals, low_memory=False).set_index("patient")
+        more = pd.DataFrame(
+            {
+                layout.label: extra["cohort"].str.lower(),
+                "hospital": extra["name.tissue_source_site"],
+                "region": None,
+            }
+        )
+        people = pd.concat([people, more[~more.index.isin(people.index)]])
+    people["region"] = people["region"].fillna(people["hospital"].map(_regions(listed)))
+    people[layout.label] = people[layout.label].map(layout.labels)
+    return people[people[layout.label].notna()].sort_index()
+
+
+def _regions(listed: pd.DataFrame) -> dict[str, str]:
+    """Region of a hospital: where another of its patients has one, else our table of places."""
+    places: dict[str, str] = json.loads((PLANS / "hospital_regions.json").read_text("utf-8"))
+    known = listed.dropna(subset=["region"]).groupby("hospital")["region"].first()
+    return {**places, **{str(k): str(v) for k, v in known.items()}}
+
+
+def assign(people: pd.DataFrame, plan: Plan) -> pd.Series:
+    """Site of every patient.
+
+    Raises:
+        DataError: naming the hospitals that no site of the plan takes.
+    """
+    by_hospital = {h: site for site, p in plan.sites.items() for h in p.hospitals}
+    by_region = {r: site for site, p in plan.sites.items() for r in p.regions}
+    named = people["hospital"].map(by_hospital).astype(object)
+    site = named.where(named.notna(), people["region"].map(by_region).astype(object))
+    if site.isna().any():
+        homeless = sorted(set(people.loc[site.isna(), "hospital"].astype(str)))
+        raise DataError(
+            expected="a site for every patient",
+            got=f"{int(site.isna().sum())} patients of {len(homeless)} hospitals without one: "
+            f"{homeless[:5]}",
+            remedy="add their hospital or region to the plan, or to plans/hospital_regions.json",
+        )
+    return site
+
+
+def build(cohort: str, source: Path, plan: Plan, out: Path) -> list[list[object]]:
+    """Write the study and every site; one row per site: patients, positives, modalities."""
+    layout = LAYOUTS[cohort]
+    refuse_leftovers(plan, out)
+    with output.progress("reading tables", len(layout.tables)) as advance:
+        tables = {}
+        for name, table in layout.tables.items():
+            if name in plan.modalities or layout.complete:
+                tables[name] = read_table(source, table)
+            advance(1)
+    people = read_patients(source, layout)
+    have = pd.DataFrame({m: people.index.isin(t.index) for m, t in tables.items()}, people.index)
+    people = people[have.all(axis=1) if layout.complete else have.any(axis=1)]
+    people = people.assign(site=assign(people, plan))
+    used = {m: tables[m].loc[tables[m].index.isin(people.index)] for m in plan.modalities}
+    panels = {m: informative(frame) for m, frame in used.items()}
+    write_study(cohort, layout, panels, out)
+    rows: list[list[object]] = []
+    for site, held in plan.sites.items():
+        mine = people[people["site"] == site]
+        carried = [mine.index.isin(used[m].index) for m in held.modalities]
+        mine = mine[np.logical_or.reduce(carried)]
+        write_site(cohort, layout, site, mine, {m: used[m][panels[m]] for m in used}, held, out)
+        positive = int((mine[layout.label] == list(layout.labels.values())[-1]).sum())
+        rows.append([site, len(mine), positive, "+".join(held.modalities), len(set(mine.hospital))])
+    return rows
+
+
+def refuse_leftovers(plan: Plan, out: Path) -> None:
+    """Sites of another plan in the same folder would be taken for sites of this one."""
+    there = {p.parent.name for p in out.glob("*/polyclinic.yaml")} - set(plan.sites)
+    if there:
+        raise DataError(
+            expected="an empty folder, or one with the same sites",
+            got=f"{len(there)} other site(s): {sorted(there)[:3]}",
+            remedy="write to another folder",
+        )
+
+
+def write_study(cohort: str, layout: Layout, panels: dict[str, list[str]], out: Path) -> None:
+    """``study.json`` and ``panels.json``, read back to make sure that they are valid."""
+    modalities = {m: {"kind": "vector", "units": layout.tables[m].units} for m in panels}
+    study: dict[str, Any] = {
+        "name": cohort,
+        "task": {"label": layout.label, "classes": list(layout.labels.values())},
+        "modalities": modalities,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "study.json").write_text(json.dumps(study, indent=2) + "\n", encoding="utf-8")
+    features = {m: {"features": names} for m, names in panels.items()}
+    (out / "panels.json").write_text(json.dumps(features, indent=0) + "\n", encoding="utf-8")
+    load_study(out)
+
+
+def write_site(
+    cohort: str,
+    layout: Layout,
+    site: str,
+    people: pd.DataFrame,
+    tables: dict[str, pd.DataFrame],
+    held: SitePlan,
+    out: Path,
+) -> None:
+    """One site folder, read back to make sure that it is valid."""
+    folder = out / site
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = people[[layout.label]].rename_axis("patient_id").reset_index()
+    manifest.to_csv(folder / "manifest.csv", index=False)
+    sources: dict[str, dict[str, Any]] = {}
+    for name, frame in tables.items():
+        mine = frame.loc[frame.index.isin(people.index)].sort_index()
+        mine.copy().rename_axis("patient_id").reset_index().to_parquet(folder / f"{name}.parquet")
+        sources[name] = {
+            "kind": "vector",
+            "table": f"{name}.parquet",
+            "units": layout.tables[name].units,
+        }
+        if name not in held.modalities:
+            sources[name]["evaluation_only"] = True
+    settings = {"site": site, "minimum_cell": 1, "cohorts": {cohort: {"modalities": sources}}}
+    text = SITE_HEADER.format(site=site) + yaml.safe_dump(settings, sort_keys=False)
+    (folder / "polyclinic.yaml").write_text(text, encoding="utf-8")
+    load_settings(folder / "polyclinic.yaml")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0, or 4 when the download or the plan is not as it must be."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("cohort", choices=sorted(LAYOUTS))
+    parser.add_argument("--source", type=Path, required=True, help="folder of the download")
+    parser.add_argument("--plan", default="paper3", help="name in poc/plans, or a JSON file")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    asked = parser.parse_args(argv)
+    try:
+        rows = build(asked.cohort, asked.source, load_plan(asked.cohort, asked.plan), asked.out)
+    except PolyclinicError as error:
+        output.refuse(error)
+        return output.BAD_INPUT
+    positive = list(LAYOUTS[asked.cohort].labels.values())[-1]
+    columns = ["site", "patients", positive, "holds", "hospitals"]
+    total = [sum(int(str(row[i])) for row in rows) for i in (1, 2, 4)]
+    rows.append(["all", total[0], total[1], "", total[2]])
+    output.table(f"{asked.cohort}, plan {asked.plan}", columns, rows)
+    return output.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
