@@ -1,0 +1,156 @@
+"""Who lets a job in: the server on submission, and each hospital once more on deployment.
+
+FLARE 2.9 unzips a job without a limit on its size and lets the job say how few sites are enough.
+Both sides therefore check what a job may be before it runs:
+
+* ``GuardedJobManager``  at the server: refuses a job that names too few sites, and an archive
+  that would unpack to more than a job can be, before it is stored.
+* ``SiteDeployer``       at a hospital: the same two questions with the hospital's own answers
+  (``minimum_sites`` of its ``polyclinic.yaml``), before the job's run folder is written.
+"""
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.job_def_manager import SimpleJobDefManager
+from nvflare.apis.job_def import JobMetaKey
+from nvflare.apis.workspace import Workspace
+from nvflare.app_common.storages.filesystem_storage import FilesystemStorage
+from nvflare.private.fed.utils.app_deployer import AppDeployer
+
+from polyclinic.errors import PolyclinicError, StudyError
+from polyclinic.settings import load_settings
+
+# A job is JSON and perhaps initial weights; these limits are far above any job of ours.
+MAX_ENTRIES = 2_000
+MAX_BYTES = 1 << 30
+MAX_RATIO = 100
+# Small files of repeated text compress well and harm nobody.
+RATIO_FROM_BYTES = 8 << 20
+
+
+class JobArchiveRefused(StudyError):
+    """A job's archive would unpack to more than a job can be.
+
+    With secure logging FLARE tells a submitter only the name of an exception, so the name speaks.
+    """
+
+
+def check_archive(archive: bytes | str) -> None:
+    """Pass an archive whose directory promises a job of ordinary size.
+
+    Nothing is unpacked: ``zipfile`` never writes more than the size the directory states, so the
+    stated sizes are the ones to judge.
+
+    Raises:
+        JobArchiveRefused: too many entries, too many bytes, too high a ratio, or no zip file.
+    """
+    try:
+        with ZipFile(io.BytesIO(archive) if isinstance(archive, bytes) else archive) as unread:
+            entries = unread.infolist()
+    except (BadZipFile, OSError) as error:
+        raise _refused("a zip file", type(error).__name__) from None
+    unpacked = sum(entry.file_size for entry in entries)
+    packed = sum(entry.compress_size for entry in entries)
+    if len(entries) > MAX_ENTRIES:
+        raise _refused(f"at most {MAX_ENTRIES} files", f"{len(entries)}")
+    if unpacked > MAX_BYTES:
+        raise _refused(f"at most {MAX_BYTES >> 20} MiB unpacked", f"{unpacked >> 20} MiB")
+    if unpacked > RATIO_FROM_BYTES and unpacked > MAX_RATIO * max(packed, 1):
+        raise _refused(f"a packing ratio of at most {MAX_RATIO}", f"{unpacked // max(packed, 1)}")
+
+
+def _refused(expected: str, got: str) -> JobArchiveRefused:
+    return JobArchiveRefused(
+        expected=f"a job archive with {expected}", got=got, remedy="submit the job folder itself"
+    )
+
+
+def quorum_fault(meta: Mapping[str, Any], minimum: int) -> str:
+    """One sentence when a job would run with fewer sites than ``minimum``, else an empty string."""
+    asked = meta.get(JobMetaKey.MIN_CLIENTS.value)
+    if isinstance(asked, int) and not isinstance(asked, bool) and asked >= minimum:
+        return ""
+    return (
+        f"min_clients of the job is {asked!r}, but no fewer than {minimum} sites may train "
+        "together here; raise min_clients in meta.json (researcher)"
+    )
+
+
+class GuardedJobManager(SimpleJobDefManager):  # type: ignore[misc]
+    """The server's job store, with a look at every job before it is stored.
+
+    Args:
+        folder: where jobs are kept, relative to the kit, which start.sh makes the working folder.
+        minimum_sites: fewest sites a job may ask for.
+    """
+
+    def __init__(
+        self, folder: str, minimum_sites: int = 1, job_store_id: str = "job_store"
+    ) -> None:
+        super().__init__(uri_root=os.path.abspath(folder), job_store_id=job_store_id)
+        self.minimum_sites = minimum_sites
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Refuse a submitted job with a sentence that the submitter reads."""
+        super().handle_event(event_type, fl_ctx)
+        if event_type != EventType.SUBMIT_JOB:
+            return
+        fault = quorum_fault(fl_ctx.get_prop(FLContextKey.JOB_META) or {}, self.minimum_sites)
+        if fault:
+            fl_ctx.set_prop(FLContextKey.JOB_BLOCK_REASON, fault, private=True, sticky=False)
+
+    def create(
+        self, meta: dict[str, Any], uploaded_content: bytes | str, fl_ctx: FLContext
+    ) -> dict[str, Any]:
+        """The stored job's meta.
+
+        Raises:
+            JobArchiveRefused: the archive is not one of a job.
+        """
+        check_archive(uploaded_content)
+        created: dict[str, Any] = super().create(meta, uploaded_content, fl_ctx)
+        return created
+
+
+class SiteDeployer(AppDeployer):  # type: ignore[misc]
+    """A hospital's own last word before a job's files are written into a run folder."""
+
+    def deploy(
+        self,
+        workspace: Workspace,
+        job_id: str,
+        job_meta: dict[str, Any],
+        app_name: str,
+        app_data: bytes,
+        fl_ctx: FLContext,
+    ) -> str:
+        """An empty string when the job was deployed, else why it was not."""
+        try:
+            settings = load_settings(Path(workspace.get_site_config_dir()) / "polyclinic.yaml")
+            check_archive(app_data)
+        except PolyclinicError as error:
+            return str(error)
+        fault = quorum_fault(job_meta, settings.minimum_sites)
+        if fault:
+            return fault
+        why: str = super().deploy(workspace, job_id, job_meta, app_name, app_data, fl_ctx)
+        return why
+
+
+class KitStorage(FilesystemStorage):  # type: ignore[misc]
+    """FLARE's file store in a folder of the kit: a kit may lie anywhere, FLARE wants a full path.
+
+    Args:
+        folder: relative to the kit, which start.sh makes the working folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(root_dir=os.path.abspath(folder))

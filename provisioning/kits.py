@@ -1,0 +1,128 @@
+"""Startup kits for a consortium: FLARE's own provisioning, then the policy of polyclinic over it.
+
+    provisioning/make_kits.sh consortium.yaml OUT
+
+writes ``OUT/<consortium>/prod_NN/<participant>/`` and keeps the root key in
+``OUT/<consortium>/state/``. Run again after adding a hospital: certificates that exist are kept.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import harden
+from certificates import Certificates, forget
+from consortium import Consortium, load_consortium
+from nvflare.lighter.constants import CtxKey
+from nvflare.lighter.ctx import ProvisionContext
+from nvflare.lighter.entity import Participant, Project
+from nvflare.lighter.impl.static_file import StaticFileBuilder
+from nvflare.lighter.impl.workspace import WorkspaceBuilder
+from nvflare.lighter.provision import prepare_project
+from nvflare.lighter.provisioner import Provisioner
+from nvflare.lighter.spec import Builder
+from polyclinic.errors import PolyclinicError, SiteError
+from polyclinic.flare.manifest import write_manifest
+from polyclinic.flare.policy import SCHEME
+
+
+class PolicyBuilder(Builder):
+    """Lays the policy over each finished kit, then signs it.
+
+    FLARE finalises builders in reverse order: standing second, this one sees the files that all
+    others wrote, and is done before the first one moves the kits to their place.
+    """
+
+    def __init__(self, consortium: Consortium) -> None:
+        self.consortium = consortium
+
+    def finalize(self, project: Project, ctx: ProvisionContext) -> None:
+        """Harden and sign every kit; shut the folder that holds the root key."""
+        everyone: list[Participant] = project.get_all_participants()
+        for participant in everyone:
+            kit = Path(ctx.get_ws_dir(participant))
+            if participant.name == self.consortium.server.name:
+                harden.harden_server(kit, self.consortium)
+            elif hospital := harden.find_hospital(self.consortium, participant.name):
+                harden.harden_site(kit, self.consortium, hospital)
+            else:
+                harden.harden_admin(kit, self.consortium, participant.name)
+            write_manifest(kit, ctx[CtxKey.ROOT_PRI_KEY])
+            harden.shut(kit)
+        harden.shut(Path(ctx.get_state_dir()))
+
+
+class _Quiet:
+    """Keeps FLARE's progress lines out of the way; warnings and errors go to standard error."""
+
+    def info(self, message: str) -> None:
+        """Nothing."""
+
+    def debug(self, message: str) -> None:
+        """Nothing."""
+
+    def warning(self, message: str) -> None:
+        """One line."""
+        print(f"warning: {message}", file=sys.stderr)
+
+    def error(self, message: str) -> None:
+        """One line."""
+        print(f"error: {message}", file=sys.stderr)
+
+
+def make_kits(consortium: Consortium, out: Path, renew: Sequence[str] = ()) -> Path:
+    """The folder with one kit per participant.
+
+    Args:
+        renew: participants whose certificate and key are made anew.
+
+    Raises:
+        SiteError: FLARE's provisioning failed; its own lines are on standard error.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    forget(out / consortium.name / "state" / "cert.json", renew)
+    builders = [
+        WorkspaceBuilder(template_file="master_template.yml"),
+        PolicyBuilder(consortium),
+        StaticFileBuilder(config_folder="config", scheme=SCHEME, require_signed_jobs=True),
+        Certificates(consortium.validity),
+    ]
+    provisioner = Provisioner(str(out.resolve()), builders)
+    ctx = provisioner.provision(prepare_project(consortium.project()), logger=_Quiet())
+    made = ctx.get_result_location()
+    if ctx.get(CtxKey.BUILD_ERROR) or not made:
+        raise SiteError(
+            expected="kits from FLARE's provisioning",
+            got="an error, see above",
+            remedy="mend the description, or clear the output folder of half-made kits",
+            owner="consortium engineer",
+        )
+    return Path(made)
+
+
+def main(argv: Sequence[str]) -> int:
+    """0 when the kits were made, 4 when the description or the output folder is wrong."""
+    parser = argparse.ArgumentParser(prog="make_kits.sh", description=__doc__)
+    parser.add_argument("description", type=Path, help="the consortium, YAML")
+    parser.add_argument("out", type=Path, help="where kits and the root key go")
+    parser.add_argument("--renew", nargs="+", default=[], metavar="NAME", help="new certificates")
+    asked = parser.parse_args(argv)
+    os.umask(0o077)
+    started = time.monotonic()
+    try:
+        made = make_kits(load_consortium(asked.description), asked.out, asked.renew)
+    except PolyclinicError as error:
+        print(error, file=sys.stderr)
+        return 4
+    names = sorted(p.name for p in made.iterdir())
+    seconds = round(time.monotonic() - started, 1)
+    print(json.dumps({"kits": str(made), "participants": names, "seconds": seconds}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
