@@ -189,8 +189,8 @@ def write_study(cohort: str, layout: Layout, panels: dict[str, list[str]], out: 
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "study.json").write_text(json.dumps(study, indent=2) + "\n", encoding="utf-8")
-    features = {m: {"features": names} for m, names in panels.items()}
-    (out / "panels.json").write_text(json.dumps(features, indent=0) + "\n", encoding="utf-8")
+    lines = [f'"{m}": {json.dumps({"features": names})}' for m, names in panels.items()]
+    (out / "panels.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     load_study(out)
 
 
