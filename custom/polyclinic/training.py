@@ -43,6 +43,9 @@ class LocalTraining:
         decay_rounds: cosine decay of the step size over this many rounds; 0 keeps it constant.
         class_balance: weigh patients so that every class has the same total weight.
         label_smoothing: share of the label spread evenly over the classes.
+        keep_optimiser: a site keeps Adam's moments of its personal tensors between rounds.
+        select_epoch: keep the epoch of the round (its start included) with the lowest loss on the
+            site's validation patients.
     """
 
     epochs: int = 3
@@ -54,6 +57,8 @@ class LocalTraining:
     decay_rounds: int = 0
     class_balance: bool = False
     label_smoothing: float = 0.0
+    keep_optimiser: bool = True
+    select_epoch: bool = False
 
     def __post_init__(self) -> None:
         require(self.epochs >= 0, "epochs", "0 or more", self.epochs)

@@ -32,6 +32,10 @@ class Trained:
 class Client(Protocol):
     """The half that runs in a hospital."""
 
+    def contract(self, study: Study) -> Contract:
+        """Every tensor that may cross the wall, as the site itself derives it from the job."""
+        ...
+
     def train(self, patients: Patients, state: State, personal: Tensors, t: int) -> Trained:
         """One round of local training; ``t`` counts from 1."""
         ...

@@ -114,15 +114,28 @@ class SiteModel(nn.Module):
             embeddings[m], presence[m] = h, there
         return embeddings, presence
 
-    def classify(self, embeddings: dict[str, Tensor], present: dict[str, Tensor]) -> Output:
-        """Logits of every head from embeddings."""
+    def classify(
+        self,
+        embeddings: dict[str, Tensor],
+        present: dict[str, Tensor],
+        shown: dict[str, Tensor] | None = None,
+    ) -> Output:
+        """Logits of every head from embeddings.
+
+        Args:
+            shown: for modality dropout, which of the present ones the fused head may see.
+        """
         some = next(iter(embeddings.values()))
+        visible, bits_of = embeddings, present
+        if shown is not None:
+            visible = {m: h * shown[m][:, None] for m, h in embeddings.items()}
+            bits_of = shown
         zero = some.new_zeros(some.shape)
         slots = self.settings.slots
-        parts = [embeddings.get(m, zero) for m in slots]
+        parts = [visible.get(m, zero) for m in slots]
         if self.settings.presence_bits:
             nobody = some.new_zeros(some.shape[0])
-            bits = [present[m].to(some) if m in present else nobody for m in slots]
+            bits = [bits_of[m].to(some) if m in bits_of else nobody for m in slots]
             parts.append(torch.stack(bits, dim=1))  # (B, |slots|)
         fused = self.head[FUSED](torch.cat(parts, dim=1))
         uni = {m: self.head[m](h) for m, h in embeddings.items() if m in self.head}

@@ -1,0 +1,271 @@
+"""What the clients of every algorithm share inside a hospital: open a model, train, pack."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polyclinic.algorithms.wire import INITIAL
+from polyclinic.data.batch import Batch, Patients, SplitName
+from polyclinic.evaluation.metrics import scores
+from polyclinic.exchange import PERSONAL, State, Tensors, Update, group_of
+from polyclinic.models.multimodal import HeadSettings, Output, SiteModel
+from polyclinic.models.tensors import difference, from_personal, load, personal, tensors_of
+from polyclinic.objectives.task import class_weights, task_loss
+from polyclinic.training import (
+    EVALUATION_BATCH,
+    BatchLoss,
+    Fit,
+    Fusion,
+    LocalTraining,
+    fit,
+    fused_logits,
+    initialise,
+    learning_rate,
+    predict,
+    require,
+    seeded,
+)
+
+ADAM = PERSONAL + "adam."
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+Filled = Callable[[Batch], Batch]
+Losses = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass
+class SiteTask:
+    """A model at work at one site: what is federated in it, and where it started.
+
+    Attributes:
+        shared: names that are federated; everything else is personal.
+        start: their values as they were broadcast.
+    """
+
+    model: SiteModel
+    shared: frozenset[str]
+    start: Tensors
+    memory: Tensors
+
+    def optimiser(self, settings: LocalTraining, lr: float) -> torch.optim.AdamW:
+        """AdamW over federated and personal weights; the latter with the moments they had."""
+        named = dict(self.model.named_parameters())
+        federated = [p for n, p in named.items() if n in self.shared]
+        own = {n: p for n, p in named.items() if n not in self.shared}
+        own_lr = settings.head_lr * lr / settings.lr if settings.head_lr else lr
+        groups = [{"params": federated, "lr": lr}, {"params": list(own.values()), "lr": own_lr}]
+        optimiser = torch.optim.AdamW(
+            [g for g in groups if g["params"]], weight_decay=settings.weight_decay, fused=True
+        )
+        for name, weight in own.items():
+            keys = [f"{ADAM}{name}.{moment}" for moment in MOMENTS]
+            if all(k in self.memory for k in keys):
+                optimiser.state[weight] = {
+                    moment: torch.tensor(self.memory[k])
+                    for moment, k in zip(MOMENTS, keys, strict=True)
+                }
+        return optimiser
+
+    def update(self, scalars: dict[str, float]) -> Update:
+        """Differences of the federated tensors."""
+        now = tensors_of(self.model)
+        return Update(difference({n: now[n] for n in sorted(self.shared)}, self.start), scalars)
+
+    def personal(self, optimiser: torch.optim.AdamW | None = None) -> Tensors:
+        """Personal tensors, with the optimiser's moments for them."""
+        now = tensors_of(self.model)
+        kept = personal({n: v for n, v in now.items() if n not in self.shared})
+        if optimiser is not None:
+            for name, weight in self.model.named_parameters():
+                state = optimiser.state.get(weight)
+                if state and name not in self.shared:
+                    for moment in MOMENTS:
+                        value = state[moment].detach().cpu().numpy()
+                        kept[f"{ADAM}{name}.{moment}"] = np.array(value, dtype=np.float32)
+        return kept
+
+
+def open_task(
+    patients: Patients,
+    modalities: tuple[str, ...],
+    head: HeadSettings,
+    federated: Callable[[str], bool],
+    state: State,
+    kept: Tensors,
+) -> SiteTask:
+    """The site's model with broadcast and personal tensors in place.
+
+    A tensor that comes from neither is drawn from the study's seed; a personal one also from the
+    site's name, so that hospitals do not share a head by accident.
+    """
+    study = patients.study
+    with torch.device("meta"):  # every weight is filled below; drawing it twice would be waste
+        model = SiteModel(study, modalities, head)
+    model.to_empty(device="cpu")
+    names = [n for n, v in model.state_dict().items() if v.is_floating_point()]
+    shared = frozenset(n for n in names if federated(n))
+    broadcast = {n: v for n, v in state.tensors.items() if n in shared}
+    mine = {n: v for n, v in from_personal(kept).items() if n in names and n not in shared}
+    missing = [n for n in names if n not in broadcast and n not in mine]
+    groups = sorted({group_of(n) for n in missing})
+    personal_groups = {group_of(n) for n in missing if n not in shared and n.startswith("head.")}
+    initialise(model, [g for g in groups if g not in personal_groups], study.seed, INITIAL)
+    initialise(model, sorted(personal_groups), study.seed, INITIAL, patients.site)
+    load(model, broadcast | mine)
+    start = tensors_of(model)
+    return SiteTask(model, shared, {n: start[n] for n in shared}, kept)
+
+
+def task_losses(patients: Patients, settings: LocalTraining) -> Losses:
+    """Per-patient task loss of logits (B, L) and labels (B,), with the client's settings."""
+    weights = None
+    if settings.class_balance:
+        classes = len(patients.study.task.classes)
+        weights = class_weights(patients.labels("train"), classes)
+    smoothing = settings.label_smoothing
+    return lambda logits, labels: task_loss(logits, labels, weights, smoothing)
+
+
+def predictions(
+    model: SiteModel,
+    patients: Patients,
+    split: SplitName,
+    fusion: Fusion = "fused",
+    filled: Filled = lambda batch: batch,
+) -> Tensors:
+    """``probability`` (n, C) and ``label`` (n,) of a split, in its order, in eval mode."""
+    model.eval()
+    return predict(lambda batch: fused_logits(model(filled(batch)), fusion), patients, split)[0]
+
+
+def validation_scores(found: Tensors, minimum_cell: int) -> dict[str, float]:
+    """Metrics ``validation/*`` of predictions; empty where a class has fewer patients than a cell.
+
+    A score over a handful of patients tells about those patients.
+    """
+    label = np.asarray(found["label"], dtype=np.int64)
+    counts = np.unique(label, return_counts=True)[1]
+    if not len(label) or counts.min() < minimum_cell:
+        return {}
+    named = scores(found["probability"], label)
+    return {f"validation/{k}": v for k, v in named.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadTraining:
+    """How the heads of a site are trained and used.
+
+    Attributes:
+        fusion: predict with the ``fused`` head, the mean of the ``unimodal`` ones, or ``both``.
+        unimodal_weight: weight of the unimodal heads' loss beside the fused head's.
+        modality_dropout: chance that a present modality is hidden from the fused head in training;
+            one always stays.
+    """
+
+    fusion: Fusion = "fused"
+    unimodal_weight: float = 1.0
+    modality_dropout: float = 0.0
+
+
+def check_heads(heads: HeadTraining, unimodal_heads: bool) -> None:
+    """Refuse head settings that are out of range or that would do nothing."""
+    require(
+        heads.fusion in ("fused", "unimodal", "both"),
+        "fusion",
+        "fused, unimodal or both",
+        heads.fusion,
+    )
+    require(
+        heads.fusion == "fused" or unimodal_heads,
+        "unimodal_heads",
+        f"true, since fusion is '{heads.fusion}'",
+        unimodal_heads,
+    )
+    require(heads.unimodal_weight >= 0, "unimodal_weight", "0 or more", heads.unimodal_weight)
+    require(
+        0 <= heads.modality_dropout < 1, "modality_dropout", "in [0, 1)", heads.modality_dropout
+    )
+
+
+def training_output(model: SiteModel, batch: Batch, dropout: float) -> Output:
+    """A forward pass in which the fused head may not see all present modalities."""
+    embeddings, present = model.embed(batch)
+    if not dropout or len(embeddings) < 2:
+        return model.classify(embeddings, present)
+    names = sorted(embeddings)
+    there = torch.stack([present[m] for m in names], dim=1)  # (B, M)
+    shown = there & (torch.rand(there.shape) >= dropout)
+    shown = torch.where(shown.any(1, keepdim=True), shown, there)
+    return model.classify(embeddings, present, {m: shown[:, i] for i, m in enumerate(names)})
+
+
+def heads_loss(output: Output, labels: Tensor, losses: Losses, heads: HeadTraining) -> Tensor:
+    """Task loss of every head that is used, per patient (B,).
+
+    With ``fusion`` unimodal the fused head takes no part; a modality's head learns from the
+    patients who have it.
+    """
+    total = losses(output.fused, labels)
+    if not output.unimodal:
+        return total
+    if heads.fusion == "unimodal":
+        total = torch.zeros_like(total)
+    for m, logits in output.unimodal.items():
+        total = total + heads.unimodal_weight * losses(logits, labels) * output.present[m]
+    return total
+
+
+def train_round(
+    task: SiteTask,
+    patients: Patients,
+    settings: LocalTraining,
+    batch_loss: BatchLoss,
+    t: int,
+) -> tuple[Fit, torch.optim.AdamW]:
+    """Local training of round ``t``, seeded by study, site and round."""
+    with seeded(patients.study.seed, patients.site, t, "train") as generator:
+        optimiser = task.optimiser(settings, learning_rate(settings, t))
+        task.model.train()
+        if settings.select_epoch and patients.size("validation"):
+            fitted = _best_epoch(task.model, optimiser, batch_loss, patients, settings, generator)
+        else:
+            fitted = fit(optimiser, batch_loss, patients, settings, generator, settings.epochs)
+    task.model.eval()
+    return fitted, optimiser
+
+
+def _best_epoch(
+    model: SiteModel,
+    optimiser: torch.optim.AdamW,
+    batch_loss: BatchLoss,
+    patients: Patients,
+    settings: LocalTraining,
+    generator: torch.Generator,
+) -> Fit:
+    """Train all epochs, then go back to the one with the lowest validation loss."""
+    best, kept = validation_loss(model, patients, batch_loss), tensors_of(model)
+    fitted = Fit(float("nan"), 0)
+    for _ in range(settings.epochs):
+        model.train()
+        fitted = fit(optimiser, batch_loss, patients, settings, generator, 1)
+        now = validation_loss(model, patients, batch_loss)
+        if now < best:
+            best, kept = now, tensors_of(model)
+    load(model, kept)
+    return fitted
+
+
+def validation_loss(model: SiteModel, patients: Patients, batch_loss: BatchLoss) -> float:
+    """Mean loss over the validation patients in eval mode."""
+    model.eval()
+    with torch.no_grad():
+        parts = [batch_loss(b) for b in patients.batches("validation", EVALUATION_BATCH)]
+    return float(torch.cat(parts).mean())
+
+
+def training_metrics(fitted: Fit) -> dict[str, float]:
+    """Metrics of a fit that may leave the site."""
+    metrics = {"train/loss": fitted.loss} if np.isfinite(fitted.loss) else {}
+    return metrics | ({"quarantined/non_finite": float(fitted.skipped)} if fitted.skipped else {})

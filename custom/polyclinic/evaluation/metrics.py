@@ -1,0 +1,124 @@
+"""Scores of class probabilities, per site; NumPy only.
+
+A score that is not defined (AUROC with one class) is left out, never invented.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Float = npt.NDArray[np.floating]
+Int = npt.NDArray[np.integer]
+
+METRIC_NAME = re.compile(
+    r"^(train|validation|test)/(auroc|auprc|balanced_accuracy|brier|loss|n)(/[a-z0-9_+]+)?$"
+    r"|^(proto_norm|proto_separation|embedding_variance|head_norm)/[a-z0-9_]+$"
+    r"|^seconds/(train|evaluate|load)$|^quarantined(/[a-z_]+)?$"
+)
+"""Names of metrics that may leave a site; the egress filter reads this."""
+
+
+def auroc(label: Int, score: Float) -> float | None:
+    """Probability that a positive outranks a negative, ties counting one half.
+
+    ``label`` is 0 or 1. None when only one class is there. A score that is not a number ranks as
+    a tie with everything, so a broken model gets no credit.
+    """
+    positive = np.asarray(label) > 0
+    n1, n0 = int(positive.sum()), int((~positive).sum())
+    if not n1 or not n0:
+        return None
+    values = np.asarray(score, dtype=np.float64)
+    if not np.isfinite(values).all():
+        return 0.5
+    rank = midranks(values)
+    return float((rank[positive].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+
+
+def midranks(values: Float) -> Float:
+    """Ranks from 1, equal values sharing the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    middle: Float = (last - (counts - 1) / 2)[inverse]
+    return middle
+
+
+def auprc(label: Int, score: Float) -> float | None:
+    """Average precision: Σ (R_j - R_{j-1}) P_j over distinct thresholds; None with one class."""
+    positive = np.asarray(label) > 0
+    if positive.all() or not positive.any():
+        return None
+    values = np.nan_to_num(np.asarray(score, dtype=np.float64))
+    order = np.argsort(-values, kind="stable")
+    hits = np.cumsum(positive[order])
+    ends = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
+    precision, recall = hits[ends] / (ends + 1), hits[ends] / hits[-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+
+
+def balanced_accuracy(label: Int, chosen: Int, classes: int) -> float | None:
+    """Mean recall over the classes; None unless every class is there."""
+    recall = [np.mean(chosen[label == c] == c) for c in range(classes) if (label == c).any()]
+    return float(np.mean(recall)) if len(recall) == classes else None
+
+
+def brier(label: Int, probability: Float) -> float:
+    """Mean squared distance to the one-hot label; halved for two classes (its binary form)."""
+    target = np.eye(probability.shape[1])[label]
+    total = np.mean(np.sum((probability - target) ** 2, axis=1))
+    return float(total / 2 if probability.shape[1] == 2 else total)
+
+
+def scores(
+    probability: npt.NDArray[np.generic], label: npt.NDArray[np.generic]
+) -> dict[str, float]:
+    """Every score that is defined, by name.
+
+    With more than two classes ``auroc`` and ``auprc`` are means over classes, one against the
+    rest, of the classes for which they are defined.
+
+    Args:
+        probability: (n, C).
+        label: class index, (n,).
+    """
+    p, y = np.asarray(probability, dtype=np.float64), np.asarray(label, dtype=np.int64)
+    if not len(y):
+        return {}
+    classes = p.shape[1]
+    ranked = range(1, 2) if classes == 2 else range(classes)
+    found = {
+        "auroc": _mean_defined([auroc(_is(y, c), p[:, c]) for c in ranked]),
+        "auprc": _mean_defined([auprc(_is(y, c), p[:, c]) for c in ranked]),
+        "balanced_accuracy": balanced_accuracy(y, p.argmax(1), classes),
+        "brier": brier(y, p),
+        "n": float(len(y)),
+    }
+    return {k: float(v) for k, v in found.items() if v is not None and np.isfinite(v)}
+
+
+def _is(label: Int, c: int) -> Int:
+    return (label == c).astype(np.int64)
+
+
+def _mean_defined(values: Sequence[float | None]) -> float | None:
+    defined = [v for v in values if v is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean of ``values``, resampled with replacement.
+
+    Raises:
+        ValueError: no values.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    if not data.size:
+        raise ValueError("Expected at least one value, got none.")
+    picks = np.random.default_rng(seed).integers(0, data.size, (draws, data.size))
+    means = data[picks].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
