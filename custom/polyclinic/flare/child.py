@@ -1,0 +1,173 @@
+"""The parent's end of the training process: start, ask, lose, restart.
+
+An out-of-memory kill costs a reply, not the job; a process that hangs is killed at the site's
+deadline or when FLARE aborts the run.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from polyclinic.errors import SiteError
+from polyclinic.settings import SiteSettings
+from polyclinic.study import Study
+from polyclinic.worker.frame import Message, receive, send
+
+COMMAND = (sys.executable, "-m", "polyclinic.worker")
+LOG_BYTES = 5_000_000
+POLL_SECONDS = 0.2
+
+
+class WorkerLost(SiteError):
+    """The training process ended in the middle of a task; the next task gets a new one."""
+
+    code = "worker_lost"
+
+
+class WorkerTimeout(SiteError):
+    """The training process took longer than the site allows, and was killed."""
+
+    code = "worker_timeout"
+
+
+class TaskAborted(SiteError):
+    """FLARE aborted the task; the training process was killed."""
+
+    code = "aborted"
+
+
+class TrainingProcess:
+    """One warm child; ``ask`` starts it when it is not running.
+
+    Args:
+        settings: the site's; ``threads``, ``storage`` and ``max_train_seconds`` are used here.
+        study: what the cohort is opened for.
+        client: ``{"path", "args"}`` of the client half.
+        command: program that serves a socket, given the descriptor and this process's id;
+            empty for ``COMMAND``.
+    """
+
+    def __init__(
+        self,
+        settings: SiteSettings,
+        study: Study,
+        client: dict[str, Any],
+        command: Sequence[str] = (),
+    ) -> None:
+        self.settings, self.study, self.client = settings, study, client
+        self.command = tuple(command) or COMMAND
+        self.process: subprocess.Popen[bytes] | None = None
+        self.connection: Connection | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether a child is running."""
+        return self.process is not None and self.process.poll() is None
+
+    def start(self) -> None:
+        """Start a child and let it open the cohort while nobody waits."""
+        self.stop()
+        ours, theirs = socket.socketpair()
+        with theirs, self._log() as log:
+            self.process = subprocess.Popen(
+                [*self.command, str(theirs.fileno()), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": str(self.settings.threads)},
+                start_new_session=True,
+            )
+        self.connection = Connection(ours.detach())
+        head = {
+            "do": "open",
+            "settings": self.settings.model_dump(mode="json"),
+            "study": self.study.model_dump(mode="json"),
+            "client": self.client,
+        }
+        self._send(self.connection, Message(head))
+
+    def ask(self, request: Message, aborted: Callable[[], bool]) -> Message:
+        """The child's reply.
+
+        Raises:
+            WorkerLost: the child died.
+            WorkerTimeout: it took longer than ``max_train_seconds``.
+            TaskAborted: ``aborted()`` became true; the child is gone.
+        """
+        if not self.alive:
+            self.start()
+        connection = self.connection
+        if connection is None:
+            raise self._lost()
+        deadline = time.monotonic() + self.settings.max_train_seconds
+        self._send(connection, request)
+        try:
+            while not connection.poll(POLL_SECONDS):
+                if aborted():
+                    raise TaskAborted(expected="a run", got="an abort", remedy="submit again")
+                if time.monotonic() > deadline:
+                    raise self._late()
+            return receive(connection)
+        except (EOFError, OSError):
+            raise self._lost() from None
+        except SiteError:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Close the socket and end the child; returns when it is gone."""
+        process, self.process = self.process, None
+        connection, self.connection = self.connection, None
+        if process is not None:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGKILL)
+            process.wait()
+        if connection is not None:
+            with suppress(OSError):
+                connection.close()
+
+    def _send(self, connection: Connection, message: Message) -> None:
+        """Write from a thread: a hung child reads nothing, and an abort must still be heard."""
+
+        def write() -> None:
+            # A dead child shows itself to the reader; the writer has nothing to add.
+            with suppress(OSError):
+                send(connection, message)
+
+        threading.Thread(target=write, daemon=True).start()
+
+    def _log(self) -> Any:
+        """The site's private file for whatever the child prints."""
+        folder = Path(self.settings.storage)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = folder / "worker.log"
+        fresh = os.O_TRUNC if path.exists() and path.stat().st_size > LOG_BYTES else os.O_APPEND
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | fresh, 0o600), "wb")
+
+    def _lost(self) -> WorkerLost:
+        code = self.process.wait(timeout=5) if self.process else 0
+        self.stop()
+        cause = f"signal {-code}" if code < 0 else f"exit status {code}"
+        hint = (
+            "free memory or lower the batch size" if code == -signal.SIGKILL else "see worker.log"
+        )
+        return WorkerLost(
+            expected="the training process to answer", got=f"its end by {cause}", remedy=hint
+        )
+
+    def _late(self) -> WorkerTimeout:
+        return WorkerTimeout(
+            expected=f"an answer within max_train_seconds = {self.settings.max_train_seconds}",
+            got="none",
+            remedy="raise max_train_seconds in polyclinic.yaml or train fewer epochs",
+        )

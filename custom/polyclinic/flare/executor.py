@@ -1,0 +1,116 @@
+"""The site's socket in FLARE: census, train, finalise and evaluate, answered by the child process.
+
+FLARE's return codes are made here and nowhere else. An error is a reply without payload whose
+header says the code, whose job it is and, for a ``PolyclinicError``, its sentence; of any other
+exception only the class and the id of a file at the site.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
+
+from polyclinic.errors import ContractViolation, PolyclinicError
+from polyclinic.exchange import Update
+from polyclinic.flare.child import TrainingProcess
+from polyclinic.flare.convert import CENSUS, EVALUATE, FINALISE, TRAIN, read_task, reply
+from polyclinic.flare.personal import PersonalStore
+from polyclinic.flare.site import Site, client_spec, find_site, participants, require_company
+from polyclinic.worker.frame import Message, joined
+
+ERROR = "polyclinic.error"
+MODALITIES = "polyclinic.modalities"
+SPLITS = ("validation", "test")
+CLOCK = {CENSUS: "load", TRAIN: "train", FINALISE: "train", EVALUATE: "evaluate"}
+
+
+class SiteExecutor(Executor):
+    """Answers the four tasks of a polyclinic job.
+
+    Args:
+        client: the algorithm's client half, ``{"path", "args"}``.
+        run: lineage id under which personal state is kept; "" is this job's own id.
+    """
+
+    def __init__(self, client: Any, run: str = "") -> None:
+        super().__init__()
+        self.client = client
+        self.run = run
+        self.site: Site | None = None
+        self.child: TrainingProcess | None = None
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Warm the child before the first task, and end it with the run."""
+        if event_type == EventType.START_RUN:
+            try:
+                site, child = self._ready(fl_ctx)
+                child.start()
+                fl_ctx.set_prop(MODALITIES, list(site.held), private=False, sticky=True)
+            except PolyclinicError as error:
+                # Every task will say it again, to those who can act on it.
+                self.log_error(fl_ctx, str(error), fire_event=False)
+        elif event_type == EventType.END_RUN and self.child is not None:
+            self.child.stop()
+
+    def execute(
+        self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
+    ) -> Shareable:
+        """The reply to a task; never an exception, and never a code that aborts the job."""
+        try:
+            return self._reply(task_name, shareable, fl_ctx, abort_signal)
+        except PolyclinicError as error:
+            head = {"code": error.code, "owner": error.owner, "message": str(error)}
+            return self._error(head, fl_ctx, isinstance(error, ContractViolation))
+        except Exception as error:
+            kind = type(error).__name__
+            head = {"code": "exception", "owner": "site IT", "message": f"{kind} in the executor."}
+            return self._error(head, fl_ctx, False)
+
+    def _reply(
+        self, task: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
+    ) -> Shareable:
+        site, child = self._ready(fl_ctx)
+        require_company(site.settings, participants(fl_ctx))
+        store = PersonalStore(Path(site.settings.storage), self.run or fl_ctx.get_job_id())
+        request = self._request(task, shareable, store)
+        answer = child.ask(request, lambda: bool(abort_signal and abort_signal.triggered))
+        if not answer.head["ok"]:
+            return self._error(answer.head, fl_ctx, answer.head["code"] == ContractViolation.code)
+        if task in (TRAIN, FINALISE):
+            store.save(answer.part("personal"), request.head["t"])
+        update = Update(answer.part("update"), answer.head["scalars"])
+        seconds = {f"seconds/{CLOCK[task]}": answer.head["seconds"]}
+        return reply(update, answer.head["metrics"] | seconds)
+
+    def _request(self, task: str, shareable: Shareable, store: PersonalStore) -> Message:
+        """The task as the child reads it, with this site's own personal state."""
+        if task == CENSUS:
+            return Message({"do": task})
+        state, scalars = read_task(shareable)
+        t = state.round + 1 if task == TRAIN else state.round
+        head = {"do": task, "round": state.round, "t": t}
+        if task == EVALUATE:
+            asked = scalars.get("splits") or SPLITS
+            head["splits"] = [s for s in SPLITS if s in asked]
+        personal = store.load(state.round + 1)
+        return Message(head, joined(state=state.tensors, personal=personal))
+
+    def _ready(self, fl_ctx: FLContext) -> tuple[Site, TrainingProcess]:
+        """Site and child, made once."""
+        if self.site is None or self.child is None:
+            self.site = find_site(fl_ctx)
+            spec = client_spec(self.client)
+            self.child = TrainingProcess(self.site.settings, self.site.study, spec)
+        return self.site, self.child
+
+    def _error(self, head: dict[str, Any], fl_ctx: FLContext, refused: bool) -> Shareable:
+        """A reply without payload."""
+        told = {k: head[k] for k in ("code", "owner", "message", "incident") if k in head}
+        self.log_error(fl_ctx, f"{told['code']}: {told['message']}", fire_event=False)
+        code = ReturnCode.BAD_TASK_DATA if refused else ReturnCode.EXECUTION_EXCEPTION
+        return make_reply(code, headers={ERROR: told})

@@ -1,0 +1,95 @@
+"""A site as FLARE's process sees it: its settings, the job's study and who else takes part."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import JobMetaKey
+
+from polyclinic.errors import SiteError
+from polyclinic.settings import SiteSettings, load_settings
+from polyclinic.study import Study, load_study
+
+SETTINGS = "polyclinic.yaml"
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the executor and the egress filter need to know of their own site.
+
+    Attributes:
+        settings: from the site's ``polyclinic.yaml``.
+        study: from the job.
+    """
+
+    settings: SiteSettings
+    study: Study
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Modalities of the study that this site trains on and announces, sorted."""
+        declared = self.settings.cohort(self.study.name).held
+        return tuple(m for m in declared if m in self.study.modalities)
+
+
+def settings_path(local: Path, identity: str) -> Path:
+    """Where a site's settings lie: ``polyclinic.yaml``, or one file a site in a simulation."""
+    simulated = local / "sites" / f"{identity}.yaml"
+    return local / SETTINGS if (local / SETTINGS).exists() or not simulated.exists() else simulated
+
+
+def find_site(fl_ctx: FLContext) -> Site:
+    """The site this process belongs to, for the job it runs.
+
+    Raises:
+        SiteError: no settings, or settings of another site.
+        StudyError: the job's study cannot be read.
+    """
+    workspace = fl_ctx.get_engine().get_workspace()
+    identity = fl_ctx.get_identity_name()
+    settings = load_settings(settings_path(Path(workspace.get_site_config_dir()), identity))
+    if settings.site != identity:
+        raise SiteError(
+            expected="the name of this kit under 'site' in polyclinic.yaml",
+            got="another name",
+            remedy="correct 'site'",
+        )
+    return Site(settings, load_study(Path(workspace.get_app_config_dir(fl_ctx.get_job_id()))))
+
+
+def participants(fl_ctx: FLContext) -> int:
+    """How many sites the server says take part in this job; 0 when it does not say."""
+    meta = fl_ctx.get_prop(FLContextKey.JOB_META)
+    clients = meta.get(JobMetaKey.JOB_CLIENTS) if isinstance(meta, Mapping) else None
+    return len(clients) if isinstance(clients, list) else 0
+
+
+def require_company(settings: SiteSettings, count: int) -> None:
+    """Refuse a job with so few sites that an average would show this one's update.
+
+    Raises:
+        SiteError: fewer than the site's ``minimum_sites``.
+    """
+    if count < settings.minimum_sites:
+        raise SiteError(
+            expected=f"at least {settings.minimum_sites} sites in the job (minimum_sites)",
+            got=str(count),
+            remedy="submit the job to more sites",
+            owner="researcher",
+        )
+
+
+def client_spec(client: Any) -> dict[str, Any]:
+    """``{"path", "args"}`` of a client half: as the job wrote it, or read off the built dataclass.
+
+    FLARE's builder constructs nested ``{"path", "args"}`` itself; a job may instead mark it
+    ``"config_type": "dict"``, which spares FLARE's process the import of torch.
+    """
+    if isinstance(client, Mapping):
+        return {"path": client.get("path", ""), "args": dict(client.get("args") or {})}
+    kind = type(client)
+    args = asdict(client) if is_dataclass(client) else {}
+    return {"path": f"{kind.__module__}.{kind.__qualname__}", "args": args}

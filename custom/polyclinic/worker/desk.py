@@ -1,0 +1,214 @@
+"""What a site answers with: its cohort, the client half of an algorithm, and the checks around it.
+
+A reply holds only what may leave, plus ``personal/`` tensors that FLARE's process keeps on disk.
+"""
+
+import contextlib
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from polyclinic import __version__
+from polyclinic.algorithms.base import Client, Trained
+from polyclinic.data.batch import Patients, SplitName
+from polyclinic.errors import ContractViolation, StudyError
+from polyclinic.evaluation.metrics import METRIC_NAME, scores
+from polyclinic.exchange import PERSONAL, ROOTS, Contract, State, Tensors
+from polyclinic.settings import SiteSettings
+from polyclinic.study import Study
+from polyclinic.worker.frame import Message, joined
+
+CLIENTS = "polyclinic.algorithms."
+
+
+def build_client(spec: Mapping[str, Any]) -> Client:
+    """The client half a job names, built from its dotted path and keyword arguments.
+
+    Only a class that is defined in the module the path names, under ``polyclinic.algorithms``, is
+    built: a path must not reach what such a module merely imports.
+
+    Raises:
+        StudyError: another path, an unknown class, or arguments it does not take.
+    """
+    path, args = str(spec.get("path", "")), dict(spec.get("args") or {})
+    module_name, _, class_name = path.rpartition(".")
+    kind = None
+    if path.startswith(CLIENTS):
+        with contextlib.suppress(ImportError):
+            kind = getattr(importlib.import_module(module_name), class_name, None)
+    if not inspect.isclass(kind) or kind.__module__ != module_name:
+        raise StudyError(
+            expected=f"a client class defined under {CLIENTS[:-1]}",
+            got=f"'{path}'",
+            remedy="correct 'client' in config_fed_client.json",
+        )
+    try:
+        client = kind(**args)
+    except TypeError:
+        raise StudyError(
+            expected=f"arguments that {path} takes",
+            got=", ".join(sorted(args)) or "none",
+            remedy="correct 'client' in config_fed_client.json",
+        ) from None
+    if not isinstance(client, Client):
+        raise StudyError(
+            expected="a class with train, finalise and predict",
+            got=f"'{path}'",
+            remedy="name the algorithm's Client",
+        )
+    return client
+
+
+def checked(tensors: Tensors, contract: Contract, held: tuple[str, ...], *, owner: str) -> Tensors:
+    """The tensors, when every one of them is as the contract has it for these modalities.
+
+    Raises:
+        ContractViolation: a name, shape, dtype or value that the contract does not allow.
+    """
+    allowed = contract.names_for(held)
+    for name, array in tensors.items():
+        spec = contract.specs.get(name)
+        if spec is None or name not in allowed or name.startswith(PERSONAL):
+            expected, got = "names that this site exchanges", f"'{name}'"
+        elif array.shape != spec.shape or array.dtype.name != spec.dtype:
+            expected = f"'{name}' as {spec.dtype} {spec.shape}"
+            got = f"{array.dtype.name} {array.shape}"
+        elif not np.isfinite(array).all():
+            expected, got = f"finite numbers in '{name}'", "NaN or infinity"
+        elif array.size and float(np.abs(array).max()) > spec.bound:
+            expected, got = f"'{name}' within ±{spec.bound:g}", "larger numbers"
+        else:
+            continue
+        raise ContractViolation(
+            expected=expected, got=got, remedy="make both halves use one contract", owner=owner
+        )
+    return tensors
+
+
+def floored(scalars: Mapping[str, float], minimum_cell: int) -> dict[str, float]:
+    """Counts ``n`` and ``n.<modality>``, small ones raised to the smallest cell that may be told."""
+    counts = {k: v for k, v in scalars.items() if k == "n" or k.startswith("n.")}
+    return {k: float(max(v, minimum_cell) if v > 0 else 0.0) for k, v in counts.items()}
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A site's side of a study, opened once and asked again and again."""
+
+    settings: SiteSettings
+    study: Study
+    client: Client
+    patients: Patients
+    contract: Contract
+
+    @classmethod
+    def open(cls, settings: SiteSettings, study: Study, client: Client) -> "Desk":
+        """Read the cohort and fix the process's threads.
+
+        Raises:
+            PolyclinicError: the cohort or the study cannot be used as it is.
+        """
+        from polyclinic.data.cohort import open_cohort
+
+        torch.set_num_threads(settings.threads)
+        patients = open_cohort(settings, study)
+        return cls(settings, study, client, patients, client.contract(study))
+
+    def answer(self, request: Message) -> Message:
+        """The reply to one task."""
+        return {
+            "census": self.census,
+            "train": self.train,
+            "finalise": self.finalise,
+            "evaluate": self.evaluate,
+        }[request.head["do"]](request)
+
+    def census(self, request: Message) -> Message:
+        """What this site holds: counts, modalities, the study it read; nothing about a patient."""
+        counts = {"n": float(self.patients.size("train"))}
+        for modality in self.patients.modalities:
+            counts[f"n.{modality}"] = float(self.patients.count("train", modality))
+        scalars: dict[str, Any] = floored(counts, self.settings.minimum_cell)
+        scalars |= {
+            "modalities": list(self.patients.modalities),
+            "fingerprint": self.study.fingerprint(),
+            "version": __version__,
+        }
+        return Message({"scalars": scalars | self._quarantined(), "metrics": {}})
+
+    def train(self, request: Message) -> Message:
+        """One round of local training."""
+        t = int(request.head["t"])
+        trained = self.client.train(
+            self.patients, self._state(request), request.part("personal"), t
+        )
+        checked(trained.update.tensors, self.contract, self.patients.modalities, owner="researcher")
+        scalars = floored(trained.update.scalars, self.settings.minimum_cell) | {"t": float(t)}
+        return self._reply(trained, scalars)
+
+    def finalise(self, request: Message) -> Message:
+        """Fit what stays local on the final state; no tensor leaves."""
+        state = self._state(request)
+        trained = self.client.finalise(self.patients, state, request.part("personal"))
+        kept = Trained(type(trained.update)({}), trained.personal, trained.metrics)
+        return self._reply(kept, {"t": float(state.round)})
+
+    def evaluate(self, request: Message) -> Message:
+        """Scores of the site's own splits, left out where a class has fewer patients than a cell."""
+        state, personal = self._state(request), request.part("personal")
+        metrics: dict[str, float] = {}
+        for split in request.head["splits"]:
+            labels = self.patients.labels(split).numpy()
+            if not len(labels):
+                continue
+            told = floored({"n": len(labels)}, self.settings.minimum_cell)
+            metrics[f"{split}/n"] = told["n"]
+            if self._large_enough(labels):
+                found = self.client.predict(self.patients, state, personal, split)
+                values = scores(found["probability"], found["label"])
+                metrics |= {f"{split}/{k}": v for k, v in values.items()}
+        return Message({"scalars": {}, "metrics": named(metrics)})
+
+    def _large_enough(self, labels: np.ndarray[Any, Any]) -> bool:
+        counts = np.bincount(labels, minlength=len(self.study.task.classes))
+        return bool((counts[counts > 0] >= self.settings.minimum_cell).all())
+
+    def _state(self, request: Message) -> State:
+        tensors = checked(
+            request.part("state"), self.contract, self.patients.modalities, owner="researcher"
+        )
+        return State(tensors, int(request.head["round"]))
+
+    def _quarantined(self) -> dict[str, float]:
+        report = getattr(self.patients, "quarantine", None)
+        counts = report.counts if report else {}
+        least = self.settings.minimum_cell
+        return {f"quarantined.{r}": float(n) for r, n in counts.items() if n >= least}
+
+    def _reply(self, trained: Trained, scalars: Mapping[str, float]) -> Message:
+        tensors = joined(update=trained.update.tensors, personal=trained.personal)
+        return Message({"scalars": dict(scalars), "metrics": named(trained.metrics)}, tensors)
+
+
+def named(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics, when every name is on the list and every value finite.
+
+    Raises:
+        ContractViolation: another name, or a value that is no finite number.
+    """
+    wrong = sorted(
+        k for k, v in metrics.items() if not METRIC_NAME.fullmatch(k) or not np.isfinite(v)
+    )
+    if wrong:
+        raise ContractViolation(
+            expected="finite metrics of polyclinic.evaluation.metrics",
+            got=f"{len(wrong)} other(s), first '{wrong[0]}'",
+            remedy="report only listed metrics",
+            owner="researcher",
+        )
+    return {k: float(v) for k, v in metrics.items()}
