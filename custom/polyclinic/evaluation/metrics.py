@@ -99,7 +99,7 @@ def scores(
 
 
 def _is(label: Int, c: int) -> Int:
-    return (label == c).astype(np.int64)
+    return np.equal(label, c).astype(np.int64)
 
 
 def _mean_defined(values: Sequence[float | None]) -> float | None:

@@ -1,0 +1,110 @@
+"""A hospital in memory: the smallest thing that is a ``Patients``."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polyclinic.data.batch import Batch, SplitName
+from polyclinic.study import Study, parse_study
+
+
+def a_study(modalities: dict[str, int] | None = None, **changes: object) -> Study:
+    """A binary study of small vector modalities: name -> number of features."""
+    sizes = modalities or {"a": 6, "b": 4}
+    encoder = changes.pop("encoder", {"hidden": [8], "dropout": 0.0})
+    payload = {
+        "name": "toy",
+        "task": {"label": "y", "classes": ["no", "yes"]},
+        "embedding": 5,
+        "seed": 7,
+        "modalities": {
+            m: {"kind": "vector", "features": [f"{m}{i}" for i in range(k)], "encoder": encoder}
+            for m, k in sizes.items()
+        },
+    }
+    return parse_study(payload | changes)
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """Patients in memory; each split is one batch's worth of tensors."""
+
+    site: str
+    study: Study
+    modalities: tuple[str, ...]
+    splits: dict[str, Batch]
+    minimum_cell: int = 1
+
+    def size(self, split: SplitName) -> int:
+        return self.splits[split].size
+
+    def count(self, split: SplitName, modality: str) -> int:
+        return int(self.splits[split].present[modality].sum())
+
+    def labels(self, split: SplitName) -> Tensor:
+        return self.splits[split].labels
+
+    def batches(
+        self, split: SplitName, batch_size: int, generator: torch.Generator | None = None
+    ) -> Iterator[Batch]:
+        whole = self.splits[split]
+        order = (
+            torch.arange(whole.size)
+            if generator is None
+            else torch.randperm(whole.size, generator=generator)
+        )
+        for start in range(0, whole.size, batch_size):
+            yield whole.taken(order[start : start + batch_size])
+
+
+def a_hospital(
+    site: str = "north",
+    modalities: tuple[str, ...] = ("a", "b"),
+    *,
+    study: Study | None = None,
+    n: int = 24,
+    seed: int = 0,
+    absent: float = 0.0,
+    minimum_cell: int = 1,
+    signal: float = 1.5,
+) -> Hospital:
+    """A hospital whose classes differ by ``signal`` in every feature.
+
+    ``absent`` is the share of patients who lack a modality they could have; one always stays.
+    """
+    study = study or a_study()
+    draw = np.random.default_rng(seed)
+    splits = {
+        name: _batch(draw, study, modalities, size, absent, signal)
+        for name, size in (("train", n), ("validation", n // 2), ("test", n // 2))
+    }
+    return Hospital(site, study, tuple(sorted(modalities)), splits, minimum_cell)
+
+
+def _batch(
+    draw: np.random.Generator,
+    study: Study,
+    modalities: tuple[str, ...],
+    n: int,
+    absent: float,
+    signal: float,
+) -> Batch:
+    labels = np.arange(n) % len(study.task.classes)
+    there = draw.random((n, len(modalities))) >= absent
+    there[~there.any(1), 0] = True
+    inputs, fields, present = {}, {}, {}
+    for i, m in enumerate(modalities):
+        x = draw.normal(size=(n, study.modalities[m].width)) + signal * labels[:, None]
+        x[~there[:, i]] = 0.0
+        inputs[m] = torch.tensor(x, dtype=torch.float32)
+        present[m] = torch.tensor(there[:, i])
+        fields[m] = present[m][:, None].expand(inputs[m].shape).clone()
+    return Batch(inputs, fields, present, torch.tensor(labels))
+
+
+def with_batch(hospital: Hospital, split: str, batch: Batch) -> Hospital:
+    """The same hospital with other patients in one split."""
+    return replace(hospital, splits=hospital.splits | {split: batch})
