@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from polyclinic.data.generator import generate_consortium
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -14,6 +16,14 @@ def shared_data() -> Path:
     folder = REPOSITORY.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the development data sets do not lie beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def consortium(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the generated consortium: site-1, site-2, site-3, study.json and panels.json."""
+    folder = tmp_path_factory.mktemp("consortium")
+    generate_consortium(folder)
     return folder
 
 

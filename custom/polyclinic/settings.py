@@ -32,6 +32,7 @@ class Source(_Strict):
         table: CSV or parquet, one row per patient (kinds ``vector`` and ``series``).
         folder: folder of files (kinds ``bag``, ``image``, ``volume``).
         layout: how a ``bag`` folder is laid out.
+        slides: CSV that says which slide is whose; default ``slides.csv`` in the folder or root.
         evaluation_only: readable for scoring on test patients, never trained on nor announced;
             for studies in which a site plays at lacking a modality.
     """
@@ -40,6 +41,7 @@ class Source(_Strict):
     table: str = ""
     folder: str = ""
     layout: Literal["", "clam", "trident", "stamp"] = ""
+    slides: str = ""
     units: str = ""
     extractor: str = ""
     mpp: float = Field(default=0.0, ge=0.0)

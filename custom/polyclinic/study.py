@@ -46,6 +46,7 @@ class Modality(_Strict):
         kind: which reader and encoder family serve it.
         features: the shared panel, names in order (kinds ``vector`` and ``series``).
         dim: length of one instance feature (kind ``bag``) or channels of an image or volume.
+        max_instances: most instances of a ``bag`` that are used, drawn by the seed; 0 uses all.
         units: what the numbers mean, compared as text with what each site declares.
         extractor: which frozen network made the features (kind ``bag``), compared as text.
         mean: agreed centre per feature; empty means each site standardises by its own statistics.
@@ -56,6 +57,7 @@ class Modality(_Strict):
     kind: Kind
     features: tuple[str, ...] = ()
     dim: int = Field(default=0, ge=0)
+    max_instances: int = Field(default=0, ge=0)
     units: str = ""
     extractor: str = ""
     mean: tuple[float, ...] = ()

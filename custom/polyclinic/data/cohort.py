@@ -1,0 +1,222 @@
+"""A hospital's cohort as one study sees it: read, quarantined, split, standardised.
+
+Statistics of standardisation are the site's own, over its training patients of the current
+split, and stay here; a study whose modality fixes ``mean`` and ``scale`` uses those instead.
+The first keeps every number at home; the second costs an earlier job that agrees on them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from polyclinic.data.batch import Batch, Patients, SplitName
+from polyclinic.data.column import Column, Reading, Request, kind_reader, rows_of
+from polyclinic.data.manifest import Manifest, Patient, read_manifest
+from polyclinic.data.quarantine import Entry, QuarantineReport
+from polyclinic.data.selection import Selection, union
+from polyclinic.data.split import assign
+from polyclinic.errors import DataError, StudyError
+from polyclinic.settings import SiteSettings
+from polyclinic.study import Study
+
+
+@dataclass(frozen=True)
+class Records:
+    """A cohort as it was read, before it is split.
+
+    Attributes:
+        patients: usable ones, sorted by id; the rows of every reading's column.
+        readings: by modality of the study that the site declares.
+    """
+
+    manifest: Manifest
+    patients: tuple[Patient, ...]
+    readings: Mapping[str, Reading]
+    report: QuarantineReport
+
+    def require_distinct(self) -> None:
+        """Refuse a cohort in which a patient stands twice.
+
+        Raises:
+            DataError: with the counts; no id is shown.
+        """
+        self.manifest.require_distinct()
+        for name, reading in self.readings.items():
+            if reading.duplicates:
+                raise DataError(
+                    expected=f"every patient and slide once in modality '{name}'",
+                    got=f"{reading.duplicates} repeated row(s)",
+                    remedy="keep one row per patient, or per slide, in its table",
+                )
+
+
+def requests(settings: SiteSettings, study: Study, ids: tuple[str, ...]) -> list[Request]:
+    """What to read: the modalities of the study that the site declares, sorted.
+
+    Raises:
+        DataError: the site trains on none of them.
+    """
+    source = settings.cohort(study.name)
+    held = set(source.held) & set(study.modalities)
+    if not held:
+        raise DataError(
+            expected="at least one modality of the study at this site",
+            got=f"none of {len(study.modalities)}",
+            remedy="declare it in polyclinic.yaml, or leave this study",
+        )
+    shared = sorted(set(source.modalities) & set(study.modalities))
+    root, key = Path(source.root), source.patient_column
+    return [
+        Request(m, study.modalities[m], source.modalities[m], root, key, ids, study.seed)
+        for m in shared
+    ]
+
+
+def read_records(settings: SiteSettings, study: Study) -> Records:
+    """A cohort with everything that is wrong with its rows and files on record.
+
+    Raises:
+        DataError: a table is refused as a whole, or the site and the study disagree.
+    """
+    manifest = read_manifest(settings.cohort(study.name), study)
+    ids = tuple(p.pseudonym for p in manifest.patients)
+    readings = {
+        r.name: kind_reader(r.modality.kind).read(r) for r in requests(settings, study, ids)
+    }
+    entries = [*manifest.entries, *(e for r in readings.values() for e in r.entries)]
+    carries = torch.zeros(len(ids), dtype=torch.bool)
+    for reading in readings.values():
+        carries |= reading.column.present
+    for row in rows_of(~carries).tolist():
+        patient = manifest.patients[row]
+        reference = f"manifest line {patient.line}"
+        entries.append(Entry("no_modality", reference=reference, patient=patient.pseudonym))
+    report = QuarantineReport(tuple(entries), manifest.rows)
+    return Records(manifest, manifest.patients, readings, report)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The patients of one site for one study; implements ``Patients``.
+
+    Attributes:
+        seed: of the split that is in force.
+    """
+
+    settings: SiteSettings
+    records: Records = field(repr=False)
+    study: Study
+    seed: int
+    everything: Selection = field(repr=False)
+    selection: Selection = field(repr=False)
+
+    @property
+    def site(self) -> str:
+        """Name of the site."""
+        return self.settings.site
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities to train on, sorted: those the site holds."""
+        return self.selection.modalities
+
+    @property
+    def minimum_cell(self) -> int:
+        """The site's smallest group: counts and class means of fewer patients stay here."""
+        return self.settings.minimum_cell
+
+    @property
+    def quarantine(self) -> QuarantineReport:
+        """What was left out, counted by reason code."""
+        return self.records.report
+
+    def size(self, split: SplitName) -> int:
+        """Patients in a split that carry at least one modality."""
+        return self.selection.size(split)
+
+    def count(self, split: SplitName, modality: str) -> int:
+        """Patients in a split that carry this modality."""
+        return self.selection.count(split, modality)
+
+    def labels(self, split: SplitName) -> Tensor:
+        """Class indices of a split in its fixed order; (n,) int64."""
+        return self.selection.labels(split)
+
+    def batches(
+        self, split: SplitName, batch_size: int, generator: torch.Generator | None = None
+    ) -> Iterator[Batch]:
+        """Batches of a split, see ``Selection.batches``."""
+        return self.selection.batches(split, batch_size, generator)
+
+    def resplit(self, seed: int) -> "Cohort":
+        """The same records split by another seed, and standardised by the new training set."""
+        everything = _selected(self.settings, self.records, self.study, seed)
+        return replace(
+            self,
+            seed=seed,
+            everything=everything,
+            selection=everything.restricted(self.modalities),
+        )
+
+    def with_evaluation_only(self) -> Selection:
+        """The same patients and split with the evaluation-only modalities readable too."""
+        return self.everything
+
+
+def _selected(settings: SiteSettings, records: Records, study: Study, seed: int) -> Selection:
+    """All declared modalities, split by a seed and standardised by the training patients."""
+    assigned = assign(records.patients, study.split, seed, settings.site)
+    train = torch.tensor([i for i, s in enumerate(assigned) if s == "train"], dtype=torch.int64)
+    columns: dict[str, Column] = {
+        m: reading.column.prepared(train) for m, reading in records.readings.items()
+    }
+    labels = torch.tensor([p.label for p in records.patients], dtype=torch.int64)
+    return Selection(settings.site, study, columns, labels, assigned, settings.minimum_cell)
+
+
+def open_cohort(settings: SiteSettings, study: Study) -> Cohort:
+    """The cohort of a study at a site, split by the study's seed.
+
+    The list of what was left out is written to ``<storage>/quarantine/<cohort>.csv``.
+
+    Raises:
+        SiteError: no such cohort here.
+        DataError: a table is refused, a patient stands twice, the site and the study disagree,
+            or more patients are quarantined than the site allows.
+    """
+    records = read_records(settings, study)
+    records.report.write(Path(settings.storage) / "quarantine" / f"{study.name}.csv")
+    records.require_distinct()
+    records.report.require(settings.max_loss_fraction)
+    everything = _selected(settings, records, study, study.seed)
+    held = settings.cohort(study.name).held
+    selection = everything.restricted(held)
+    if not selection.size("train"):
+        raise DataError(
+            expected="training patients that carry a modality of the study",
+            got="none",
+            remedy="run 'polyclinic data check' at this site",
+        )
+    return Cohort(settings, records, study, study.seed, everything, selection)
+
+
+def merge(sites: Sequence[Patients], modalities: Sequence[str]) -> Patients:
+    """The patients of several sites as one, restricted to these modalities.
+
+    Patients that carry none of them are left out. Each row is standardised as at its own site.
+
+    Raises:
+        StudyError: other than cohorts and selections of one study.
+    """
+    parts = [s.selection if isinstance(s, Cohort) else s for s in sites]
+    selections = [p for p in parts if isinstance(p, Selection)]
+    if len(selections) != len(parts):
+        raise StudyError(
+            expected="cohorts opened by open_cohort",
+            got="another kind of patients",
+            remedy="open the sites first",
+        )
+    return union(selections, modalities, "+".join(p.site for p in selections))

@@ -1,0 +1,137 @@
+"""One modality of many patients in memory, and how a kind of data provides it.
+
+A kind is one module ``polyclinic.data.<kind>`` with the three functions of ``KindReader``; adding
+a kind adds that file and changes none.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from polyclinic.data.quarantine import Entry
+from polyclinic.errors import DataError, StudyError
+from polyclinic.settings import Source
+from polyclinic.study import Modality
+
+
+class Column(Protocol):
+    """One modality of P patients, row-aligned with the cohort."""
+
+    @property
+    def present(self) -> Tensor:
+        """Which patients have it; (P,) bool."""
+        ...
+
+    def prepared(self, train: Tensor) -> "Column":
+        """The column as a model reads it, with statistics of the rows ``train`` (k,) int64."""
+        ...
+
+    def collate(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and fields of rows (B,) int64, shaped as ``Batch`` says; zero where absent."""
+        ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a reader is asked for.
+
+    Attributes:
+        name: of the modality.
+        key: patient column.
+        ids: patients in the order of the column's rows.
+        seed: of the study, for what a reader draws.
+    """
+
+    name: str
+    modality: Modality
+    source: Source
+    root: Path
+    key: str
+    ids: tuple[str, ...] = field(repr=False)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a reader found.
+
+    Attributes:
+        entries: rows or files that were left out.
+        absent: values that were absent by cause, over the patients of the cohort.
+        missing_columns: names of the panel that the table lacks.
+        duplicates: rows or files beyond the first of the same patient or slide.
+        outside: rows or files of patients that are not in the manifest.
+        notes: what a person should know, without identities.
+    """
+
+    column: Column
+    entries: tuple[Entry, ...] = ()
+    absent: dict[str, int] = field(default_factory=dict)
+    missing_columns: tuple[str, ...] = ()
+    duplicates: int = 0
+    outside: int = 0
+    notes: tuple[str, ...] = ()
+
+
+class KindReader(Protocol):
+    """The functions of a kind's module."""
+
+    def read(self, request: Request) -> Reading:
+        """The column of one modality."""
+        ...
+
+    def absent(self, patients: int, modality: Modality) -> Column:
+        """A column that no patient has."""
+        ...
+
+    def join(self, columns: Sequence[Column]) -> Column:
+        """The columns of several sites, one below the other; they are already prepared."""
+        ...
+
+
+def kind_reader(kind: str) -> KindReader:
+    """The reader of a kind of the study's closed list.
+
+    Raises:
+        StudyError: this version has no reader for it.
+    """
+    name = f"polyclinic.data.{kind}"
+    if importlib.util.find_spec(name) is None:
+        raise StudyError(
+            expected="kinds that this version reads",
+            got=f"'{kind}'",
+            remedy="install a version that reads it, or leave the modality out",
+        )
+    return cast(KindReader, importlib.import_module(name))
+
+
+def require_agreement(request: Request) -> None:
+    """Refuse a source that declares another kind, unit or extractor than the study.
+
+    Raises:
+        DataError: naming both sides.
+    """
+    study, site = request.modality, request.source
+    pairs = {
+        "kind": (study.kind, site.kind),
+        "units": (study.units, site.units),
+        "extractor": (study.extractor, site.extractor),
+    }
+    for what, (agreed, declared) in pairs.items():
+        if agreed and agreed != declared:
+            raise DataError(
+                expected=f"{what} '{agreed}' of modality '{request.name}', as the study says",
+                got=f"'{declared}'" if declared else "none declared",
+                remedy=f"convert the data, or declare {what} in polyclinic.yaml if they agree",
+            )
+
+
+def rows_of(mask: Tensor) -> Tensor:
+    """Positions where a mask is True; (k,) int64."""
+    return torch.nonzero(mask).flatten()

@@ -1,0 +1,130 @@
+"""What a cohort leaves out and why: reason codes, counts, and a list that stays at the site.
+
+A bad row or file never stops a cohort and never disappears silently: it becomes an ``Entry``.
+Counts by reason may be told (they hold no identity); the list of references is written at the
+site only, and refers to lines and file hashes, never to a patient.
+"""
+
+import csv
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from polyclinic.errors import DataError
+
+REASONS: dict[str, str] = {
+    "no_patient_id": "the row has no patient id",
+    "ragged_row": "the row has more or fewer cells than the header",
+    "bad_label": "the label is blank or none of the study's classes",
+    "bad_split": "the split column holds neither train, validation nor test",
+    "no_modality": "the patient carries no modality of the study",
+    "missing_file": "a listed file is not there",
+    "unsafe_name": "a listed file name points outside the folder",
+    "unreadable": "the file cannot be opened or is cut short",
+    "no_dataset": "the file lacks the dataset its layout names",
+    "empty_file": "the file holds no instance",
+    "wrong_shape": "the features are not a table of instances",
+    "wrong_width": "an instance has another length than the study's",
+    "wrong_dtype": "the features are not numbers",
+    "not_finite": "the features hold NaN or infinity",
+    "too_large": "the file claims more data than is allowed",
+    "extractor_mismatch": "the file names another extractor than the site declares",
+    "unit_mismatch": "the file measures its tiles in another unit than micrometres",
+    "linked_data": "the file points to data in other files",
+}
+
+# References to whole tables, for errors that refuse a table rather than a row.
+TABLE_REASONS: dict[str, str] = {
+    "unreadable_table": "the table cannot be opened or decoded",
+    "control_characters": "the table holds NUL or other control characters",
+    "malformed_table": "quotes or rows of the table do not close",
+    "no_patient_column": "the table lacks the patient column",
+    "duplicate_columns": "two columns of the table have the same name",
+    "table_too_large": "the table is larger than a text table may be",
+}
+
+
+def file_hash(path: Path) -> str:
+    """First 12 hex digits of the SHA-256 of a file; "" when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row or file that was left out.
+
+    Attributes:
+        reason: a key of ``REASONS``.
+        modality: of the file or table; "" for the manifest.
+        reference: line of the table, or first 12 hex digits of the file's SHA-256.
+        patient: used to count distinct patients; never printed, written or sent.
+    """
+
+    reason: str
+    modality: str = ""
+    reference: str = ""
+    patient: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class QuarantineReport:
+    """All entries of one cohort.
+
+    Attributes:
+        patients: patients (rows of the manifest) that were looked at.
+    """
+
+    entries: tuple[Entry, ...] = ()
+    patients: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Entries by reason code, sorted by code."""
+        return dict(sorted(Counter(e.reason for e in self.entries).items()))
+
+    @property
+    def affected(self) -> int:
+        """Patients that lost a row or file; a row without a patient counts as one."""
+        named = {e.patient for e in self.entries if e.patient}
+        return len(named) + sum(1 for e in self.entries if not e.patient)
+
+    @property
+    def fraction(self) -> float:
+        """Share of patients affected, in [0, 1]."""
+        return min(1.0, self.affected / self.patients) if self.patients else 0.0
+
+    def joined(self, entries: Iterable[Entry]) -> "QuarantineReport":
+        """The same report with more entries."""
+        return QuarantineReport((*self.entries, *entries), self.patients)
+
+    def require(self, max_fraction: float) -> None:
+        """Refuse a cohort that lost more patients than the site allows.
+
+        Raises:
+            DataError: with counts by reason code.
+        """
+        if self.fraction > max_fraction:
+            counts = ", ".join(f"{code} {n}" for code, n in self.counts.items())
+            raise DataError(
+                expected=f"at most {max_fraction:.1%} of {self.patients} patients quarantined",
+                got=f"{self.affected} ({self.fraction:.1%}): {counts}",
+                remedy="mend what 'polyclinic data check' lists, or raise max_loss_fraction",
+            )
+
+    def write(self, path: Path) -> None:
+        """Write the list for the data manager, atomically; it stays at the site."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        with scratch.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["reason", "modality", "reference", "meaning"])
+            for e in self.entries:
+                writer.writerow([e.reason, e.modality, e.reference, REASONS[e.reason]])
+        scratch.replace(path)

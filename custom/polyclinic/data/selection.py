@@ -1,0 +1,118 @@
+"""Patients with prepared columns and splits: what an algorithm sees of one or several hospitals."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from polyclinic.data.batch import Batch, SplitName
+from polyclinic.data.column import Column, kind_reader, rows_of
+from polyclinic.data.split import SPLIT_NAMES
+from polyclinic.errors import StudyError
+from polyclinic.study import Study
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some modalities of P patients; implements ``Patients``.
+
+    Attributes:
+        columns: prepared, by modality; patients that have none of them are in no split.
+        all_labels: (P,) int64.
+        assigned: split of each patient.
+        minimum_cell: the site's smallest group; of several sites the largest of theirs.
+    """
+
+    site: str
+    study: Study
+    columns: Mapping[str, Column] = field(repr=False)
+    all_labels: Tensor = field(repr=False)
+    assigned: Sequence[SplitName] = field(repr=False)
+    minimum_cell: int
+    _rows: dict[SplitName, Tensor] = field(init=False, repr=False)
+    _present: dict[str, Tensor] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        present = {m: c.present for m, c in sorted(self.columns.items())}
+        carries = torch.zeros_like(self.all_labels, dtype=torch.bool)
+        for there in present.values():
+            carries |= there
+        places = torch.tensor([SPLIT_NAMES.index(s) for s in self.assigned], dtype=torch.int64)
+        rows = {s: rows_of(carries & (places == i)) for i, s in enumerate(SPLIT_NAMES)}
+        object.__setattr__(self, "_present", present)
+        object.__setattr__(self, "_rows", rows)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities to train on, sorted."""
+        return tuple(self._present)
+
+    def size(self, split: SplitName) -> int:
+        """Patients in a split that carry at least one modality."""
+        return int(self._rows[split].numel())
+
+    def count(self, split: SplitName, modality: str) -> int:
+        """Patients in a split that carry this modality; 0 for one that is not read here."""
+        if modality not in self._present:
+            return 0
+        return int(self._present[modality][self._rows[split]].sum())
+
+    def labels(self, split: SplitName) -> Tensor:
+        """Class indices of a split in its fixed order; (n,) int64."""
+        return self.all_labels[self._rows[split]]
+
+    def batches(
+        self, split: SplitName, batch_size: int, generator: torch.Generator | None = None
+    ) -> Iterator[Batch]:
+        """Batches of a split: shuffled by ``generator``, or in fixed order when it is None.
+
+        A last batch of a single patient joins the one before it, for layers that normalise
+        over a batch.
+        """
+        rows = self._rows[split]
+        if generator is not None:
+            rows = rows[torch.randperm(rows.numel(), generator=generator)]
+        starts = list(range(0, rows.numel(), batch_size))
+        if len(starts) > 1 and rows.numel() - starts[-1] == 1:
+            starts.pop()
+        for start, end in zip(starts, [*starts[1:], rows.numel()], strict=True):
+            yield self._batch(rows[start:end])
+
+    def _batch(self, rows: Tensor) -> Batch:
+        inputs, fields = {}, {}
+        for name, column in self.columns.items():
+            inputs[name], fields[name] = column.collate(rows)
+        present = {m: there.index_select(0, rows) for m, there in self._present.items()}
+        return Batch(inputs, fields, present, self.all_labels.index_select(0, rows))
+
+    def restricted(self, modalities: Sequence[str]) -> "Selection":
+        """The same patients with only these of their modalities."""
+        kept = {m: c for m, c in self.columns.items() if m in set(modalities)}
+        return replace(self, columns=kept)
+
+
+def union(parts: Sequence[Selection], modalities: Sequence[str], site: str) -> Selection:
+    """The patients of several sites as one, each row standardised as at its own site.
+
+    Raises:
+        StudyError: no part, or parts of different studies.
+    """
+    studies = {p.study.fingerprint() for p in parts}
+    if len(studies) != 1:
+        raise StudyError(
+            expected="patients opened for one study",
+            got=f"{len(studies)} studies",
+            remedy="open every site with the same study.json",
+        )
+    study = parts[0].study
+    columns: dict[str, Column] = {}
+    for name in sorted(set(modalities) & set(study.modalities)):
+        modality = study.modalities[name]
+        reader = kind_reader(modality.kind)
+        columns[name] = reader.join(
+            [p.columns.get(name) or reader.absent(len(p.assigned), modality) for p in parts]
+        )
+    labels = torch.cat([p.all_labels for p in parts])
+    assigned = [s for p in parts for s in p.assigned]
+    return Selection(site, study, columns, labels, assigned, max(p.minimum_cell for p in parts))

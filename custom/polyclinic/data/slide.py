@@ -1,0 +1,161 @@
+"""One slide's instance features from an H5 file in the CLAM, TRIDENT or STAMP layout.
+
+CLAM     ``h5_files/<slide>.h5``                   dataset ``features`` (n, d)
+TRIDENT  ``features_<encoder>/<slide>.h5``         dataset ``features`` (n, d) or (1, n, d)
+STAMP    ``<slide>.h5``                            dataset ``feats`` (n, d); attributes
+                                                   ``extractor``, ``unit``, ``tile_size_um``
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from polyclinic.data.quarantine import REASONS, file_hash
+from polyclinic.errors import DataError, DataRejected
+
+DATASET = {"clam": "features", "trident": "features", "stamp": "feats"}
+# Names under which the three layouts and their forks store the encoder.
+EXTRACTOR_ATTRIBUTES = ("extractor", "encoder", "patch_encoder", "model_name")
+MICROMETRES = frozenset({"um", "µm", "μm"})
+MAX_BYTES = 1 << 32
+
+
+@dataclass(frozen=True)
+class Slide:
+    """The features of one slide.
+
+    Attributes:
+        features: (n, d) float32, finite.
+        tile_um: edge of a tile in micrometres; 0 where the file does not say.
+        stated: whether the file names its extractor.
+    """
+
+    features: npt.NDArray[np.float32]
+    tile_um: float = 0.0
+    stated: bool = False
+
+
+class _Flaw(Exception):
+    """Why a file is refused, before its hash is known."""
+
+    def __init__(self, reason: str, got: str) -> None:
+        self.reason, self.got = reason, got
+
+
+def slide_folder(folder: Path, layout: str, extractor: str) -> Path:
+    """The folder that holds the H5 files themselves.
+
+    Raises:
+        DataError: no such folder, or several encoders and none is the declared one.
+    """
+    if layout == "clam" and (folder / "h5_files").is_dir():
+        return folder / "h5_files"
+    if layout == "trident":
+        inner = sorted(p for p in folder.glob("features_*") if p.is_dir())
+        declared = [p for p in inner if p.name == f"features_{extractor}"]
+        if len(inner) > 1 and not declared:
+            raise DataError(
+                expected=f"a folder 'features_{extractor}' for the declared extractor",
+                got=f"{len(inner)} folders of other encoders",
+                remedy="name the encoder as 'extractor' in polyclinic.yaml",
+            )
+        if inner:
+            return (declared or inner)[0]
+    if not folder.is_dir():
+        raise DataError(
+            expected="the folder of a modality's files",
+            got="no such folder",
+            remedy="correct 'folder' in polyclinic.yaml",
+        )
+    return folder
+
+
+def read_slide(path: Path, layout: str, width: int, extractor: str) -> Slide:
+    """The features of one file.
+
+    Args:
+        width: d that the study fixes.
+        extractor: that the site declares; "" checks nothing.
+
+    Raises:
+        DataRejected: with a reason code and the hash of the file; never its name.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            return _checked(file, DATASET[layout], width, extractor)
+    except _Flaw as flaw:
+        reason, got = flaw.reason, flaw.got
+    except FileNotFoundError:
+        reason, got = "missing_file", "no such file"
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+        # Everything the HDF5 library raises on a damaged file.
+        reason, got = "unreadable", type(error).__name__
+    raise DataRejected(
+        reason,
+        file_hash=file_hash(path),
+        expected=f"an H5 file of the {layout} layout",
+        got=f"{REASONS[reason]} ({got})",
+        remedy="extract the slide's features again",
+    )
+
+
+def _checked(file: Any, name: str, width: int, extractor: str) -> Slide:
+    """The features of an open file, or the first flaw."""
+    dataset = _dataset(file, name)
+    shape = tuple(int(n) for n in dataset.shape)
+    if len(shape) == 3 and shape[0] == 1:
+        shape = shape[1:]
+    if len(shape) != 2:
+        raise _Flaw("wrong_shape", f"{len(shape)} dimensions")
+    if dataset.dtype.kind not in "fiu":
+        raise _Flaw("wrong_dtype", f"kind '{dataset.dtype.kind}'")
+    if shape[0] == 0:
+        raise _Flaw("empty_file", "0 instances")
+    if shape[1] != width:
+        raise _Flaw("wrong_width", f"{shape[1]} numbers for {width}")
+    if shape[0] * shape[1] * max(4, dataset.dtype.itemsize) > MAX_BYTES:
+        raise _Flaw("too_large", f"{shape[0]} instances")
+    stated = _extractor(file, dataset)
+    if stated and extractor and stated != extractor:
+        raise _Flaw("extractor_mismatch", "another name")
+    unit = _text(file.attrs.get("unit", ""))
+    if unit and unit.lower() not in MICROMETRES:
+        raise _Flaw("unit_mismatch", "another unit")
+    with np.errstate(over="ignore", invalid="ignore"):
+        features = np.asarray(dataset[()]).reshape(shape).astype(np.float32)
+    if not np.isfinite(features).all():
+        raise _Flaw("not_finite", f"{int((~np.isfinite(features)).sum())} values")
+    return Slide(features, float(file.attrs.get("tile_size_um", 0.0)), bool(stated))
+
+
+def _dataset(file: Any, name: str) -> Any:
+    """The dataset itself; one that points into other files would read what nobody checked."""
+    link = file.get(name, getlink=True)
+    if link is None:
+        raise _Flaw("no_dataset", f"no '{name}'")
+    if not isinstance(link, h5py.HardLink):
+        raise _Flaw("linked_data", "a link")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        raise _Flaw("no_dataset", f"'{name}' is a group")
+    if dataset.is_virtual or dataset.external:
+        raise _Flaw("linked_data", "external storage")
+    return dataset
+
+
+def _extractor(file: Any, dataset: Any) -> str:
+    """The extractor a file names, or ""."""
+    for attributes in (file.attrs, dataset.attrs):
+        for name in EXTRACTOR_ATTRIBUTES:
+            if name in attributes:
+                return _text(attributes[name])
+    return ""
+
+
+def _text(value: object) -> str:
+    """An attribute as text."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,147 @@
+"""Kind ``vector``: one row of numbers per patient, with a presence mask per field.
+
+A value that is blank, no number or infinite is absent: zero in the input and False in the mask.
+Values are standardised by the site's own training patients over present fields only, so the
+statistics never leave the site; a study that needs one scale everywhere fixes mean and scale.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polyclinic.data.column import Column, Reading, Request, require_agreement
+from polyclinic.data.quarantine import Entry
+from polyclinic.data.values import ValueTable, read_values
+from polyclinic.errors import DataError
+from polyclinic.study import Modality
+
+# A spread below this share of the mean is rounding of float32, not variation.
+ROUNDING = 1e-7
+# Standardised values beyond this are typing errors; they would overflow a model's float32.
+LARGEST = 1e6
+
+
+@dataclass(frozen=True)
+class VectorColumn:
+    """Numbers of P patients.
+
+    Attributes:
+        values: (P, F) float32, zero where absent.
+        fields: (P, F) bool, which values are there.
+        mean: the study's centre per feature, empty for the site's own.
+        scale: the study's spread per feature, with ``mean``.
+    """
+
+    values: Tensor
+    fields: Tensor
+    mean: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+
+    @property
+    def present(self) -> Tensor:
+        """Patients with at least one value; (P,) bool."""
+        return self.fields.any(dim=1)
+
+    def prepared(self, train: Tensor) -> "VectorColumn":
+        """Values as (x - mean) / scale.
+
+        Guarantees:
+          - Finite everywhere, zero where absent.
+          - A feature that is constant over ``train`` is zero there.
+          - Rows outside ``train`` do not influence the statistics.
+          - A feature that no training patient has is absent for all: it has no scale.
+        """
+        if self.mean:
+            mean = torch.tensor(self.mean, dtype=torch.float64)
+            scale = torch.tensor(self.scale, dtype=torch.float64)
+            known = torch.ones_like(mean, dtype=torch.bool)
+        else:
+            mean, scale, known = statistics(self.values[train], self.fields[train])
+        scaled = (self.values.double() - mean) / scale  # (P, F)
+        fields = self.fields & known & (scaled.abs() <= LARGEST)
+        return VectorColumn(torch.where(fields, scaled, 0.0).float(), fields)
+
+    def collate(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs (B, F) and fields (B, F)."""
+        return self.values.index_select(0, rows), self.fields.index_select(0, rows)
+
+
+def statistics(values: Tensor, fields: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, scale and whether any value is there, per feature over present values; each (F,).
+
+    A constant feature has scale 1.
+    """
+    count = fields.sum(dim=0)  # (F,)
+    there = torch.where(fields, values.double(), 0.0)
+    mean = there.sum(dim=0) / count.clamp(min=1)
+    deviation = torch.where(fields, there - mean, 0.0)
+    scale = (deviation.square().sum(dim=0) / count.clamp(min=1)).sqrt()
+    constant = scale <= ROUNDING * mean.abs()
+    return mean, torch.where(constant, 1.0, scale), count > 0
+
+
+def read(request: Request) -> Reading:
+    """The column of a table, joined by patient id and in the order of the study's panel.
+
+    Raises:
+        DataRejected: the table as a whole is refused.
+        DataError: other units than the study's, or none of the panel's columns.
+    """
+    require_agreement(request)
+    panel = request.modality.features
+    table = read_values(Path(request.root) / request.source.table, request.key, panel)
+    if len(table.missing_columns) == len(panel):
+        raise DataError(
+            expected=f"columns of the panel of modality '{request.name}'",
+            got=f"none of its {len(panel)}",
+            remedy="rename the table's columns as the study's panel names them",
+        )
+    places, duplicates, outside, entries = _joined(table, request)
+    values = torch.full((len(request.ids), len(panel)), float("nan"))
+    if places:
+        into = torch.tensor(list(places), dtype=torch.int64)
+        values[into] = torch.from_numpy(table.values[np.array(list(places.values()))])
+    fields = ~values.isnan()
+    column = VectorColumn(
+        values.nan_to_num(0.0), fields, request.modality.mean, request.modality.scale
+    )
+    return Reading(column, entries, table.absent, table.missing_columns, duplicates, outside)
+
+
+def _joined(
+    table: ValueTable, request: Request
+) -> tuple[dict[int, int], int, int, tuple[Entry, ...]]:
+    """Row of the table by row of the cohort, repeats, rows of others, and what was left out."""
+    order = {pseudonym: i for i, pseudonym in enumerate(request.ids)}
+    entries = [Entry("ragged_row", request.name, f"line {line}") for line in table.ragged]
+    places: dict[int, int] = {}
+    seen: set[str] = set()
+    duplicates = outside = 0
+    for i, (pseudonym, line) in enumerate(zip(table.ids, table.lines, strict=True)):
+        if not pseudonym:
+            entries.append(Entry("no_patient_id", request.name, f"line {line}"))
+        elif pseudonym in seen:
+            duplicates += 1
+        elif pseudonym in order:
+            places[order[pseudonym]] = i
+        else:
+            outside += 1
+        seen.add(pseudonym)
+    return places, duplicates, outside, tuple(entries)
+
+
+def absent(patients: int, modality: Modality) -> VectorColumn:
+    """A column that no patient has."""
+    shape = (patients, modality.width)
+    return VectorColumn(torch.zeros(shape), torch.zeros(shape, dtype=torch.bool))
+
+
+def join(columns: Sequence[Column]) -> VectorColumn:
+    """The columns of several sites, one below the other."""
+    parts = [cast(VectorColumn, c) for c in columns]
+    return VectorColumn(torch.cat([p.values for p in parts]), torch.cat([p.fields for p in parts]))
