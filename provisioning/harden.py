@@ -56,6 +56,7 @@ def harden_server(kit: Path, consortium: Consortium) -> None:
         extra_classes=consortium.allow_classes,
     )
     _write_local(kit, resources)
+    _write_json(kit / "startup" / policy.JOB_RESOURCES, policy.SERVER_JOB_RESOURCES)
     _write_facts(kit, consortium, "server")
     settings = {"site": consortium.server.name, "storage": "../storage"}
     (kit / "local" / "polyclinic.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -80,7 +81,10 @@ def site_settings(consortium: Consortium, hospital: Hospital) -> str:
         cohort: {
             "root": f"/data/{cohort}",
             "modalities": {
-                m: {"kind": kind, **({"table": f"{m}.parquet"} if kind in _TABLES else {"folder": m})}
+                m: {
+                    "kind": kind,
+                    **({"table": f"{m}.parquet"} if kind in _TABLES else {"folder": m}),
+                }
                 for m, kind in held.items()
             },
         }
@@ -92,7 +96,9 @@ def site_settings(consortium: Consortium, hospital: Hospital) -> str:
         "minimum_sites": consortium.minimum_sites,
         "cohorts": cohorts,
     }
-    head = "# This hospital's own facts; they never leave it. Set every root to where its data lie.\n"
+    head = (
+        "# This hospital's own facts; they never leave it. Set every root to where its data lie.\n"
+    )
     return head + yaml.safe_dump(settings, sort_keys=False)
 
 

@@ -16,7 +16,7 @@ import pytest
 # importlib mode puts no test folder on the path.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from federation import Federation, enter_own_network  # noqa: E402
+from federation import Federation, enter_own_network
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

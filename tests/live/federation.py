@@ -3,6 +3,7 @@
 Processes are started by the kits' own scripts and ended by their own process ids.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -13,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,11 +60,14 @@ class Federation:
 
     Args:
         folder: short path; FLARE and multiprocessing put sockets below it.
+        module_path: folder that its processes find test modules in, such as fault injectors;
+            their names must then be in ``allow_classes`` of ``changes``.
         changes: laid over provisioning/consortium.yaml before the kits are made.
     """
 
-    def __init__(self, folder: Path, **changes: Any) -> None:
+    def __init__(self, folder: Path, module_path: Path | None = None, **changes: Any) -> None:
         self.folder = folder
+        self.module_path = module_path
         self.home = folder / "home"
         self.home.mkdir(parents=True)
         self.seconds: dict[str, float] = {}
@@ -72,6 +75,8 @@ class Federation:
         self._sessions: dict[str, Session] = {}
         with self._timed("provision"):
             self.kits = self._provision(changes)
+        for site in SITES:
+            self._place_empty_cohort(site)
 
     # -- kits -----------------------------------------------------------------------------------
 
@@ -87,6 +92,17 @@ class Federation:
     def kit(self, name: str) -> Path:
         """The startup kit of a site, of the server or of a role."""
         return self.kits / ROLES.get(name, name)
+
+    def _place_empty_cohort(self, site: str) -> None:
+        """A folder and a manifest without patients: enough for a site to start."""
+        root = self.folder / "data" / site
+        root.mkdir(parents=True)
+        (root / "manifest.csv").write_text("patient_id,label\n")
+        path = self.kit(site) / "local" / "polyclinic.yaml"
+        settings = yaml.safe_load(path.read_text())
+        for cohort in settings["cohorts"].values():
+            cohort["root"] = str(root)
+        path.write_text(yaml.safe_dump(settings))
 
     def install_data(self, consortium: Path) -> None:
         """What each data manager does: point ``local/polyclinic.yaml`` at the hospital's data.
@@ -110,6 +126,8 @@ class Federation:
         """What every process of this federation is started with."""
         venv = str(Path(sys.executable).parent)
         kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "TMPDIR")}
+        if self.module_path:
+            kept["PYTHONPATH"] = str(self.module_path)
         return kept | {"HOME": str(self.home), "PATH": f"{venv}:{os.environ['PATH']}"}
 
     def run(self, command: list[str], seconds: int = 60) -> subprocess.CompletedProcess[str]:
@@ -275,7 +293,7 @@ class Federation:
         """A participant's run folder of a job."""
         return self.kit(name) / job_id
 
-    @contextmanager
+    @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:
         started = time.monotonic()
         yield
@@ -317,7 +335,6 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def _quietly(act: Callable[[], Any]) -> None:
-    try:
+    # The process or the server may be gone, which is the aim.
+    with contextlib.suppress(Exception):
         act()
-    except Exception:  # noqa: BLE001, S110  the process or the server is gone, which is the aim
-        pass

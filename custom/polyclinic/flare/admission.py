@@ -10,7 +10,6 @@ Both sides therefore check what a job may be before it runs:
 """
 
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,15 +24,12 @@ from nvflare.apis.workspace import Workspace
 from nvflare.app_common.storages.filesystem_storage import FilesystemStorage
 from nvflare.private.fed.utils.app_deployer import AppDeployer
 
-from polyclinic.errors import PolyclinicError, StudyError
+from polyclinic.errors import PolyclinicError, SiteError, StudyError
+from polyclinic.flare.lint import MAX_BYTES, MAX_FILES, MAX_RATIO, RATIO_FROM_BYTES
 from polyclinic.settings import load_settings
 
-# A job is JSON and perhaps initial weights; these limits are far above any job of ours.
-MAX_ENTRIES = 2_000
-MAX_BYTES = 1 << 30
-MAX_RATIO = 100
-# Small files of repeated text compress well and harm nobody.
-RATIO_FROM_BYTES = 8 << 20
+# FLARE adds a signature and a certificate to every folder of a job.
+MAX_ENTRIES = 4 * MAX_FILES
 
 
 class JobArchiveRefused(StudyError):
@@ -84,7 +80,7 @@ def quorum_fault(meta: Mapping[str, Any], minimum: int) -> str:
     )
 
 
-class GuardedJobManager(SimpleJobDefManager):  # type: ignore[misc]
+class GuardedJobManager(SimpleJobDefManager):
     """The server's job store, with a look at every job before it is stored.
 
     Args:
@@ -95,7 +91,7 @@ class GuardedJobManager(SimpleJobDefManager):  # type: ignore[misc]
     def __init__(
         self, folder: str, minimum_sites: int = 1, job_store_id: str = "job_store"
     ) -> None:
-        super().__init__(uri_root=os.path.abspath(folder), job_store_id=job_store_id)
+        super().__init__(uri_root=_in_kit(folder), job_store_id=job_store_id)
         self.minimum_sites = minimum_sites
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
@@ -120,7 +116,7 @@ class GuardedJobManager(SimpleJobDefManager):  # type: ignore[misc]
         return created
 
 
-class SiteDeployer(AppDeployer):  # type: ignore[misc]
+class SiteDeployer(AppDeployer):
     """A hospital's own last word before a job's files are written into a run folder."""
 
     def deploy(
@@ -145,7 +141,7 @@ class SiteDeployer(AppDeployer):  # type: ignore[misc]
         return why
 
 
-class KitStorage(FilesystemStorage):  # type: ignore[misc]
+class KitStorage(FilesystemStorage):
     """FLARE's file store in a folder of the kit: a kit may lie anywhere, FLARE wants a full path.
 
     Args:
@@ -153,4 +149,22 @@ class KitStorage(FilesystemStorage):  # type: ignore[misc]
     """
 
     def __init__(self, folder: str) -> None:
-        super().__init__(root_dir=os.path.abspath(folder))
+        super().__init__(root_dir=_in_kit(folder))
+
+
+def _in_kit(folder: str) -> str:
+    """The full path of a folder below the working folder.
+
+    FLARE's stores make their folder when they are built, and a job may name any class of this
+    package; so nothing outside the kit can be named.
+
+    Raises:
+        SiteError: the folder lies elsewhere.
+    """
+    kit = Path.cwd().resolve()
+    path = (kit / folder).resolve()
+    if kit not in path.parents:
+        raise SiteError(
+            expected="a folder inside the kit", got="one elsewhere", remedy="name a relative folder"
+        )
+    return str(path)

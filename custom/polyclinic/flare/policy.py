@@ -18,6 +18,7 @@ ALLOWED_CLASSES = ("polyclinic.flare.", "polyclinic.algorithms.")
 
 EGRESS_FILTER = "polyclinic.flare.egress.EgressFilter"
 JOB_FILTER_BAN = "polyclinic.flare.ban.JobFilterBan"
+DEFINED_HERE = "polyclinic.flare.ban.DefinedHere"
 SITE_DEPLOYER = "polyclinic.flare.admission.SiteDeployer"
 JOB_MANAGER = "polyclinic.flare.admission.GuardedJobManager"
 KIT_STORAGE = "polyclinic.flare.admission.KitStorage"
@@ -73,6 +74,11 @@ PRIVACY: dict[str, Any] = {
 
 SITE_JOB_RESOURCES: dict[str, Any] = {
     "components": [{"id": "job_filter_ban", "path": JOB_FILTER_BAN, "args": {}}]
+}
+
+# The server's own job filters (guard, slice) are wanted, so only re-exports are refused there.
+SERVER_JOB_RESOURCES: dict[str, Any] = {
+    "components": [{"id": "defined_here", "path": DEFINED_HERE, "args": {}}]
 }
 
 SITE_PARENT_RESOURCES: dict[str, Any] = {
