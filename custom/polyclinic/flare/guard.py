@@ -1,0 +1,134 @@
+"""The server's guard: an update is taken whole or refused whole, before anything is added up.
+
+It is a plain object that the aggregator calls, not a FLARE task-result filter, for three reasons.
+A filter is told who sent the update only by the sender's own context, while the aggregator has the
+authenticated client of the task; a job can leave a filter out, but has no aggregation without the
+aggregator; and a filter runs under the lock that every site's requests wait for.
+
+Guarantees: an update that ``check`` returns
+    * carries differences (never values), under exactly the names of the contract for the
+      modalities that the site announced, so only complete groups;
+    * has for each name the exact dtype and shape (nothing is broadcast), finite entries, and no
+      entry larger in magnitude than the contract allows;
+    * claims between 1 and ``most_patients`` training patients, as real numbers;
+    * answers the round that is open.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from nvflare.apis.dxo import DataKind
+
+from polyclinic.errors import ContractViolation
+from polyclinic.exchange import Contract, TensorSpec, Update
+from polyclinic.flare.convert import Reply, is_number, tensors_of
+
+_SCALAR = re.compile(r"^(t|round|n(\.[a-z][a-z0-9_]{0,31})?)$")
+_METRIC = re.compile(r"^[a-z][a-z0-9_+./-]{0,95}$")
+MOST_METRICS = 512
+
+
+class Refused(ContractViolation):
+    """An update that the guard turned away; ``reason`` is what the ledger says."""
+
+    def __init__(self, reason: str, *, expected: str, got: str) -> None:
+        super().__init__(
+            expected=expected, got=got, remedy="mend the site; its round is not counted"
+        )
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class UpdateGuard:
+    """Checks replies against a contract.
+
+    Attributes:
+        contract: every tensor that may cross the wall.
+        most_patients: largest weight a site may claim.
+    """
+
+    contract: Contract
+    most_patients: int = 1_000_000
+
+    def check(self, reply: Reply, held: Iterable[str], t: int) -> Update:
+        """The update of a training reply.
+
+        Args:
+            reply: what came.
+            held: modalities that the site announced in its census.
+            t: the round that is open.
+
+        Raises:
+            Refused: with one of the reasons kind, stale, names, type, dtype, shape, not_finite,
+                magnitude, weight, scalars, metrics.
+        """
+        if reply.kind != DataKind.WEIGHT_DIFF:
+            raise Refused("kind", expected=DataKind.WEIGHT_DIFF, got=reply.kind)
+        modalities = frozenset(held)
+        self._check_names(reply, modalities)
+        for name, spec in self.contract.specs.items():
+            if name in reply.tensors:
+                _check_tensor(name, reply.tensors[name], spec)
+        scalars = self._check_scalars(reply, modalities)
+        if scalars.pop("t", None) != t:
+            raise Refused("stale", expected=f"an answer to round {t}", got="another round's")
+        self.check_metrics(reply)
+        return Update(tensors_of(reply), scalars)
+
+    def check_metrics(self, reply: Reply) -> dict[str, float]:
+        """The metrics of any reply.
+
+        Raises:
+            Refused: ``metrics`` when one is not a finite number under a plain name.
+        """
+        good = len(reply.metrics) <= MOST_METRICS and all(
+            isinstance(name, str) and _METRIC.match(name) and is_number(value)
+            for name, value in reply.metrics.items()
+        )
+        if not good:
+            raise Refused("metrics", expected="finite numbers under plain names", got="others")
+        return {name: float(value) for name, value in reply.metrics.items()}
+
+    def _check_names(self, reply: Reply, held: frozenset[str]) -> None:
+        """Raise unless the names are exactly those that such a site sends."""
+        names = self.contract.names_for(held)
+        came = set(reply.tensors)
+        if came != names:
+            got = f"{len(came - names)} unknown, {len(names - came)} missing"
+            raise Refused("names", expected=f"exactly the {len(names)} names it holds", got=got)
+
+    def _check_scalars(self, reply: Reply, held: frozenset[str]) -> dict[str, float]:
+        """The scalars as floats: counts of patients, in all and by announced modality."""
+        allowed = {"t", "round", "n", *(f"n.{m}" for m in held)}
+        for name, value in reply.scalars.items():
+            if not isinstance(name, str) or not _SCALAR.match(name) or name not in allowed:
+                raise Refused("scalars", expected="patient counts", got="another scalar")
+            if not is_number(value):
+                raise Refused("weight", expected=f"a finite number as '{name}'", got="another")
+            if name.startswith("n") and not 0 <= value <= self.most_patients:
+                raise Refused(
+                    "weight", expected=f"'{name}' in [0, {self.most_patients}]", got="other"
+                )
+        if not reply.scalars.get("n", 0) >= 1:
+            raise Refused("weight", expected="at least one training patient", got="fewer")
+        return {name: float(value) for name, value in reply.scalars.items()}
+
+
+def _check_tensor(name: str, value: object, spec: TensorSpec) -> None:
+    """Raise unless one tensor is what its contract line says."""
+    if type(value) is not np.ndarray:
+        raise Refused("type", expected=f"'{name}' as an array", got=type(value).__name__)
+    if value.dtype.name != spec.dtype:
+        raise Refused("dtype", expected=f"'{name}' as {spec.dtype}", got=value.dtype.name)
+    if value.shape != spec.shape:
+        raise Refused("shape", expected=f"'{name}' {spec.shape}", got=str(value.shape))
+    if value.size == 0:
+        return
+    # One pass without a copy: a NaN makes both extremes NaN, an infinity is one of them.
+    low, high = float(value.min()), float(value.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise Refused("not_finite", expected=f"finite numbers in '{name}'", got="NaN or infinity")
+    if max(-low, high) > spec.bound:
+        raise Refused("magnitude", expected=f"'{name}' within ±{spec.bound}", got="a larger entry")
