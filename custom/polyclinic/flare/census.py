@@ -36,7 +36,7 @@ def read_census(reply: Reply, study: Study) -> Announcement:
     Raises:
         Refused: reasons kind, study (another study than the job's), modalities, scalars.
     """
-    if reply.kind != DataKind.METRICS or reply.tensors:
+    if reply.kind != DataKind.METRICS.value or reply.tensors:
         raise Refused("kind", expected="facts only", got="another kind of message")
     said = reply.scalars
     if said.get("fingerprint") != study.fingerprint():

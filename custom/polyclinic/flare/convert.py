@@ -102,10 +102,11 @@ def read_reply(shareable: Shareable) -> Reply:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _malformed("a data exchange object", type(error).__name__) from None
     meta = dxo.meta if isinstance(dxo.meta, dict) else {}
-    if dxo.data_kind == DataKind.METRICS:
-        return Reply(dxo.data_kind, {}, _dict(meta.get(META)), _dict(dxo.data))
+    kind = str(getattr(dxo.data_kind, "value", dxo.data_kind))
+    if kind == DataKind.METRICS.value:
+        return Reply(kind, {}, _dict(meta.get(META)), _dict(dxo.data))
     metrics = _dict(meta.get(MetaKey.INITIAL_METRICS))
-    return Reply(str(dxo.data_kind), _dict(dxo.data), _dict(meta.get(META)), metrics)
+    return Reply(kind, _dict(dxo.data), _dict(meta.get(META)), metrics)
 
 
 def is_number(value: object) -> bool:

@@ -64,8 +64,8 @@ class UpdateGuard:
             Refused: with one of the reasons kind, stale, names, type, dtype, shape, not_finite,
                 magnitude, weight, scalars, metrics.
         """
-        if reply.kind != DataKind.WEIGHT_DIFF:
-            raise Refused("kind", expected=DataKind.WEIGHT_DIFF, got=reply.kind)
+        if reply.kind != DataKind.WEIGHT_DIFF.value:
+            raise Refused("kind", expected="differences", got="another kind of data")
         modalities = frozenset(held)
         self._check_names(reply, modalities)
         for name, spec in self.contract.specs.items():
