@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -134,10 +134,20 @@ class Fit:
     skipped: int
 
 
+class TrainingBatches(Protocol):
+    """What a fit needs of ``Patients``."""
+
+    def batches(
+        self, split: SplitName, batch_size: int, generator: torch.Generator | None = None
+    ) -> Iterator[Batch]:
+        """Batches of a split."""
+        ...
+
+
 def fit(
     optimiser: torch.optim.Optimizer,
     batch_loss: BatchLoss,
-    patients: Patients,
+    patients: TrainingBatches,
     settings: LocalTraining,
     generator: torch.Generator,
     epochs: int,

@@ -17,17 +17,19 @@ import torch
 from torch import Tensor
 
 from polyclinic.algorithms.base import Trained
-from polyclinic.algorithms.site import (
+from polyclinic.algorithms.heads import (
     HeadTraining,
-    SiteTask,
     check_heads,
     heads_loss,
-    open_task,
-    predictions,
     task_losses,
+    training_output,
+)
+from polyclinic.algorithms.site import (
+    SiteTask,
+    open_keyed,
+    predictions,
     train_round,
     training_metrics,
-    training_output,
     validation_scores,
 )
 from polyclinic.algorithms.wire import (
@@ -116,17 +118,7 @@ class Client(HeadTraining, Architecture, LocalTraining):
         return predictions(task.model, patients, split, self.fusion)
 
     def _task(self, patients: Patients, state: State, personal: Tensors) -> SiteTask:
-        own = self.head == "personal"
-        slots = patients.modalities if own else modalities_of(patients.study)
-        head = head_settings(self, slots)
-        return open_task(
-            patients,
-            patients.modalities,
-            head,
-            lambda name: not (own and name.startswith("head.fused.")),
-            state,
-            personal,
-        )
+        return open_keyed(self, patients, state, personal, own_head=self.head == "personal")
 
 
 @dataclass(frozen=True, kw_only=True)

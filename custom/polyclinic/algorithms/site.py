@@ -5,15 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from polyclinic.algorithms.wire import INITIAL
+from polyclinic.algorithms.wire import INITIAL, Architecture, head_settings, modalities_of
 from polyclinic.data.batch import Batch, Patients, SplitName
 from polyclinic.evaluation.metrics import scores
 from polyclinic.exchange import PERSONAL, State, Tensors, Update, group_of
-from polyclinic.models.multimodal import HeadSettings, Output, SiteModel
+from polyclinic.models.multimodal import FUSED, HeadSettings, SiteModel
 from polyclinic.models.tensors import difference, from_personal, load, personal, tensors_of
-from polyclinic.objectives.task import class_weights, task_loss
 from polyclinic.training import (
     EVALUATION_BATCH,
     BatchLoss,
@@ -25,14 +23,12 @@ from polyclinic.training import (
     initialise,
     learning_rate,
     predict,
-    require,
     seeded,
 )
 
 ADAM = PERSONAL + "adam."
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 Filled = Callable[[Batch], Batch]
-Losses = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -87,6 +83,19 @@ class SiteTask:
         return kept
 
 
+def open_keyed(
+    half: Architecture, patients: Patients, state: State, kept: Tensors, *, own_head: bool
+) -> SiteTask:
+    """The encoders a site holds, with a fused head of its own or one shared with every site."""
+    slots = patients.modalities if own_head else modalities_of(patients.study)
+    head = head_settings(half, slots)
+
+    def federated(name: str) -> bool:
+        return not (own_head and name.startswith(f"head.{FUSED}."))
+
+    return open_task(patients, patients.modalities, head, federated, state, kept)
+
+
 def open_task(
     patients: Patients,
     modalities: tuple[str, ...],
@@ -118,16 +127,6 @@ def open_task(
     return SiteTask(model, shared, {n: start[n] for n in shared}, kept)
 
 
-def task_losses(patients: Patients, settings: LocalTraining) -> Losses:
-    """Per-patient task loss of logits (B, L) and labels (B,), with the client's settings."""
-    weights = None
-    if settings.class_balance:
-        classes = len(patients.study.task.classes)
-        weights = class_weights(patients.labels("train"), classes)
-    smoothing = settings.label_smoothing
-    return lambda logits, labels: task_loss(logits, labels, weights, smoothing)
-
-
 def predictions(
     model: SiteModel,
     patients: Patients,
@@ -151,70 +150,6 @@ def validation_scores(found: Tensors, minimum_cell: int) -> dict[str, float]:
         return {}
     named = scores(found["probability"], label)
     return {f"validation/{k}": v for k, v in named.items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadTraining:
-    """How the heads of a site are trained and used.
-
-    Attributes:
-        fusion: predict with the ``fused`` head, the mean of the ``unimodal`` ones, or ``both``.
-        unimodal_weight: weight of the unimodal heads' loss beside the fused head's.
-        modality_dropout: chance that a present modality is hidden from the fused head in training;
-            one always stays.
-    """
-
-    fusion: Fusion = "fused"
-    unimodal_weight: float = 1.0
-    modality_dropout: float = 0.0
-
-
-def check_heads(heads: HeadTraining, unimodal_heads: bool) -> None:
-    """Refuse head settings that are out of range or that would do nothing."""
-    require(
-        heads.fusion in ("fused", "unimodal", "both"),
-        "fusion",
-        "fused, unimodal or both",
-        heads.fusion,
-    )
-    require(
-        heads.fusion == "fused" or unimodal_heads,
-        "unimodal_heads",
-        f"true, since fusion is '{heads.fusion}'",
-        unimodal_heads,
-    )
-    require(heads.unimodal_weight >= 0, "unimodal_weight", "0 or more", heads.unimodal_weight)
-    require(
-        0 <= heads.modality_dropout < 1, "modality_dropout", "in [0, 1)", heads.modality_dropout
-    )
-
-
-def training_output(model: SiteModel, batch: Batch, dropout: float) -> Output:
-    """A forward pass in which the fused head may not see all present modalities."""
-    embeddings, present = model.embed(batch)
-    if not dropout or len(embeddings) < 2:
-        return model.classify(embeddings, present)
-    names = sorted(embeddings)
-    there = torch.stack([present[m] for m in names], dim=1)  # (B, M)
-    shown = there & (torch.rand(there.shape) >= dropout)
-    shown = torch.where(shown.any(1, keepdim=True), shown, there)
-    return model.classify(embeddings, present, {m: shown[:, i] for i, m in enumerate(names)})
-
-
-def heads_loss(output: Output, labels: Tensor, losses: Losses, heads: HeadTraining) -> Tensor:
-    """Task loss of every head that is used, per patient (B,).
-
-    With ``fusion`` unimodal the fused head takes no part; a modality's head learns from the
-    patients who have it.
-    """
-    total = losses(output.fused, labels)
-    if not output.unimodal:
-        return total
-    if heads.fusion == "unimodal":
-        total = torch.zeros_like(total)
-    for m, logits in output.unimodal.items():
-        total = total + heads.unimodal_weight * losses(logits, labels) * output.present[m]
-    return total
 
 
 def train_round(

@@ -159,8 +159,8 @@ class OpenRound:
         """old + rate · mean difference for every model tensor somebody sent; the rest as it was."""
         out: Tensors = {}
         for name, old in self.state.tensors.items():
-            sent = name in self.means.names() and float(self.means.weight(name)) > 0
-            if name.startswith(STORE) or not sent:
+            kept = name.startswith(STORE) or name not in self.means.names()
+            if kept or float(self.means.weight(name)) == 0:
                 out[name] = old
             else:
                 moved = old.astype(np.float64) + rate * self.means.mean(name)

@@ -6,6 +6,7 @@ Numbers (1)-(4) are those of ``polyclinic.algorithms.fedmm``; the paper's own st
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -54,11 +55,58 @@ def pull(
     return torch.where(counts, squared / embeddings.shape[1], torch.zeros(()))
 
 
-def class_means(
-    embeddings: Tensor, present: Tensor, labels: Tensor, classes: int
-) -> tuple[Tensor, Tensor]:
-    """h̄_c (C, D) in float64, and how many patients each is over (C,).  Paper Eq. 11"""
-    votes = torch.nn.functional.one_hot(labels, classes) * present[:, None]  # (B, C)
-    counts = votes.sum(0)
-    total = torch.einsum("bc,bd->cd", votes.to(torch.float64), embeddings.to(torch.float64))
-    return total / counts.clamp(min=1)[:, None], counts
+@dataclass
+class EmbeddingStatistics:
+    """Running sums over a site's embeddings of one modality: class means, spread and size.
+
+    float64 sums, so that the order of batches is not seen in float32.
+    """
+
+    classes: int
+    class_sum: Tensor  # (C, D)
+    class_count: Tensor  # (C,)
+    square_sum: Tensor  # (D,)
+
+    @classmethod
+    def empty(cls, classes: int, embedding: int) -> "EmbeddingStatistics":
+        """Nobody seen yet."""
+        zeros = torch.zeros((classes, embedding), dtype=torch.float64)
+        return cls(classes, zeros, torch.zeros(classes, dtype=torch.int64), zeros[0].clone())
+
+    def add(self, embeddings: Tensor, present: Tensor, labels: Tensor) -> None:
+        """Count the present patients of a batch: (B, D), (B,), (B,)."""
+        h = embeddings[present].to(torch.float64)
+        self.class_sum.index_add_(0, labels[present], h)
+        self.class_count += torch.bincount(labels[present], minlength=self.classes)
+        self.square_sum += h.square().sum(0)
+
+    @property
+    def means(self) -> Tensor:
+        """h̄_c, (C, D); zero for a class nobody has.  Paper Eq. 11"""
+        return self.class_sum / self.class_count.clamp(min=1)[:, None]
+
+    @property
+    def mean_square(self) -> float:
+        """Mean of h² over patients and components: 1 under a LayerNorm as it starts."""
+        return float(self.square_sum.mean() / self.class_count.sum().clamp(min=1))
+
+    @property
+    def variance(self) -> float:
+        """Mean over components of the variance over patients."""
+        n = self.class_count.sum().clamp(min=1)
+        centre = self.class_sum.sum(0) / n
+        return float((self.square_sum / n - centre.square()).clamp(min=0).mean())
+
+
+def separation(prototypes: Tensor, known: Tensor) -> tuple[float, float]:
+    """Mean norm of the known prototypes, and their mean distance from each other over that norm.
+
+    The second is 0 when fewer than two are known.
+    """
+    rows = prototypes[known].to(torch.float64)
+    if not len(rows):
+        return 0.0, 0.0
+    norm = float(rows.norm(dim=1).mean())
+    if len(rows) < 2 or norm == 0.0:
+        return norm, 0.0
+    return norm, float(torch.pdist(rows).mean()) / norm
