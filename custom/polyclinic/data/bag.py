@@ -33,6 +33,7 @@ class Bag:
 
     Attributes:
         paths: files of the slides, in order.
+        count: n, instances after any choice of them.
         kept: instances to keep, ascending, (k,) int64; ``None`` keeps all.
         cached: (n, d) float32 in memory, or ``None`` when read on demand.
     """
@@ -40,6 +41,7 @@ class Bag:
     paths: tuple[Path, ...] = field(repr=False)
     layout: str
     width: int
+    count: int
     kept: Tensor | None = None
     cached: Tensor | None = field(default=None, repr=False)
 
@@ -135,14 +137,14 @@ class _Collected:
         """The bag of a patient, or ``None`` when no slide of it can be read."""
         request = self.request
         layout, width = request.source.layout or "clam", request.modality.dim
+        request.tick(1)
         paths, found = [], []
         for path in table.files.get(pseudonym, ()):
             try:
                 slide = read_slide(path, layout, width, request.source.extractor)
             except DataRejected as error:
-                self.entries.append(
-                    Entry(error.reason, request.name, error.file_hash, patient=pseudonym)
-                )
+                reference = error.file_hash or "slide table"
+                self.entries.append(Entry(error.reason, request.name, reference, patient=pseudonym))
                 continue
             paths.append(path)
             found.append(slide.features)
@@ -156,7 +158,7 @@ class _Collected:
         instances = every if kept is None else every[kept]
         self.nbytes += instances.nbytes
         cached = instances if self.nbytes <= CACHE_BYTES else None
-        return Bag(tuple(paths), layout, width, kept, cached)
+        return Bag(tuple(paths), layout, width, instances.shape[0], kept, cached)
 
     def notes(self, table: SlideTable) -> tuple[str, ...]:
         """What a person should know about the folder."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from polyclinic.data.batch import Batch, Patients, SplitName
 from polyclinic.data.column import Column, Reading, Request, kind_reader, rows_of
-from polyclinic.data.manifest import Manifest, Patient, read_manifest
+from polyclinic.data.manifest import Manifest, read_manifest
 from polyclinic.data.quarantine import Entry, QuarantineReport
 from polyclinic.data.selection import Selection, union
 from polyclinic.data.split import assign
@@ -28,12 +28,11 @@ class Records:
     """A cohort as it was read, before it is split.
 
     Attributes:
-        patients: usable ones, sorted by id; the rows of every reading's column.
-        readings: by modality of the study that the site declares.
+        readings: by modality of the study that the site declares; a column's rows are the
+            patients of the manifest.
     """
 
     manifest: Manifest
-    patients: tuple[Patient, ...]
     readings: Mapping[str, Reading]
     report: QuarantineReport
 
@@ -53,7 +52,7 @@ class Records:
                 )
 
 
-def requests(settings: SiteSettings, study: Study, ids: tuple[str, ...]) -> list[Request]:
+def requests(settings: SiteSettings, study: Study, manifest: Manifest) -> list[Request]:
     """What to read: the modalities of the study that the site declares, sorted.
 
     Raises:
@@ -69,6 +68,7 @@ def requests(settings: SiteSettings, study: Study, ids: tuple[str, ...]) -> list
         )
     shared = sorted(set(source.modalities) & set(study.modalities))
     root, key = Path(source.root), source.patient_column
+    ids = tuple(p.pseudonym for p in manifest.patients)
     return [
         Request(m, study.modalities[m], source.modalities[m], root, key, ids, study.seed)
         for m in shared
@@ -82,20 +82,21 @@ def read_records(settings: SiteSettings, study: Study) -> Records:
         DataError: a table is refused as a whole, or the site and the study disagree.
     """
     manifest = read_manifest(settings.cohort(study.name), study)
-    ids = tuple(p.pseudonym for p in manifest.patients)
-    readings = {
-        r.name: kind_reader(r.modality.kind).read(r) for r in requests(settings, study, ids)
-    }
+    asked = requests(settings, study, manifest)
+    return assemble(manifest, {r.name: kind_reader(r.modality.kind).read(r) for r in asked})
+
+
+def assemble(manifest: Manifest, readings: Mapping[str, Reading]) -> Records:
+    """The records of a manifest and what its modalities' readers found."""
     entries = [*manifest.entries, *(e for r in readings.values() for e in r.entries)]
-    carries = torch.zeros(len(ids), dtype=torch.bool)
+    carries = torch.zeros(len(manifest.patients), dtype=torch.bool)
     for reading in readings.values():
         carries |= reading.column.present
     for row in rows_of(~carries).tolist():
         patient = manifest.patients[row]
         reference = f"manifest line {patient.line}"
         entries.append(Entry("no_modality", reference=reference, patient=patient.pseudonym))
-    report = QuarantineReport(tuple(entries), manifest.rows)
-    return Records(manifest, manifest.patients, readings, report)
+    return Records(manifest, readings, QuarantineReport(tuple(entries), manifest.rows))
 
 
 @dataclass(frozen=True)
@@ -168,12 +169,12 @@ class Cohort:
 
 def _selected(settings: SiteSettings, records: Records, study: Study, seed: int) -> Selection:
     """All declared modalities, split by a seed and standardised by the training patients."""
-    assigned = assign(records.patients, study.split, seed, settings.site)
+    assigned = assign(records.manifest.patients, study.split, seed, settings.site)
     train = torch.tensor([i for i, s in enumerate(assigned) if s == "train"], dtype=torch.int64)
     columns: dict[str, Column] = {
         m: reading.column.prepared(train) for m, reading in records.readings.items()
     }
-    labels = torch.tensor([p.label for p in records.patients], dtype=torch.int64)
+    labels = torch.tensor([p.label for p in records.manifest.patients], dtype=torch.int64)
     return Selection(settings.site, study, columns, labels, assigned, settings.minimum_cell)
 
 
@@ -191,15 +192,20 @@ def open_cohort(settings: SiteSettings, study: Study) -> Cohort:
     records.report.write(Path(settings.storage) / "quarantine" / f"{study.name}.csv")
     records.require_distinct()
     records.report.require(settings.max_loss_fraction)
-    everything = _selected(settings, records, study, study.seed)
-    held = settings.cohort(study.name).held
-    selection = everything.restricted(held)
-    if not selection.size("train"):
+    cohort = cohort_of(settings, records, study)
+    if not cohort.size("train"):
         raise DataError(
             expected="training patients that carry a modality of the study",
             got="none",
             remedy="run 'polyclinic data check' at this site",
         )
+    return cohort
+
+
+def cohort_of(settings: SiteSettings, records: Records, study: Study) -> Cohort:
+    """The cohort of these records, split by the study's seed; nothing is refused."""
+    everything = _selected(settings, records, study, study.seed)
+    selection = everything.restricted(settings.cohort(study.name).held)
     return Cohort(settings, records, study, study.seed, everything, selection)
 
 

@@ -6,7 +6,7 @@ a kind adds that file and changes none.
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
@@ -46,6 +46,7 @@ class Request:
         key: patient column.
         ids: patients in the order of the column's rows.
         seed: of the study, for what a reader draws.
+        tick: called with a number of patients that were read, for a progress bar.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Request:
     key: str
     ids: tuple[str, ...] = field(repr=False)
     seed: int = 0
+    tick: Callable[[int], None] = field(default=lambda patients: None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from polyclinic.errors import DataError
+from polyclinic.errors import DataError, SiteError
 
 REASONS: dict[str, str] = {
     "no_patient_id": "the row has no patient id",
@@ -119,12 +119,24 @@ class QuarantineReport:
             )
 
     def write(self, path: Path) -> None:
-        """Write the list for the data manager, atomically; it stays at the site."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write the list for the data manager, atomically; it stays at the site.
+
+        Raises:
+            SiteError: the site's storage cannot be written.
+        """
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        with scratch.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["reason", "modality", "reference", "meaning"])
-            for e in self.entries:
-                writer.writerow([e.reason, e.modality, e.reference, REASONS[e.reason]])
-        scratch.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with scratch.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(["reason", "modality", "reference", "meaning"])
+                for e in self.entries:
+                    writer.writerow([e.reason, e.modality, e.reference, REASONS[e.reason]])
+            scratch.replace(path)
+        except OSError as error:
+            scratch.unlink(missing_ok=True)
+            raise SiteError(
+                expected="a storage folder that can be written",
+                got=type(error).__name__,
+                remedy="correct 'storage' in polyclinic.yaml, or free space there",
+            ) from None

@@ -55,16 +55,7 @@ def slide_folder(folder: Path, layout: str, extractor: str) -> Path:
     if layout == "clam" and (folder / "h5_files").is_dir():
         return folder / "h5_files"
     if layout == "trident":
-        inner = sorted(p for p in folder.glob("features_*") if p.is_dir())
-        declared = [p for p in inner if p.name == f"features_{extractor}"]
-        if len(inner) > 1 and not declared:
-            raise DataError(
-                expected=f"a folder 'features_{extractor}' for the declared extractor",
-                got=f"{len(inner)} folders of other encoders",
-                remedy="name the encoder as 'extractor' in polyclinic.yaml",
-            )
-        if inner:
-            return (declared or inner)[0]
+        folder = _encoder_folder(folder, extractor)
     if not folder.is_dir():
         raise DataError(
             expected="the folder of a modality's files",
@@ -72,6 +63,25 @@ def slide_folder(folder: Path, layout: str, extractor: str) -> Path:
             remedy="correct 'folder' in polyclinic.yaml",
         )
     return folder
+
+
+def _encoder_folder(folder: Path, extractor: str) -> Path:
+    """TRIDENT's ``features_<encoder>``: the folder itself, or the declared one inside it.
+
+    Raises:
+        DataError: the folder's name says another encoder than the site declares.
+    """
+    inner = sorted(p for p in folder.glob("features_*") if p.is_dir())
+    choices = inner or [folder]
+    named = [p for p in choices if p.name == f"features_{extractor}"]
+    spoken = [p for p in choices if p.name.startswith("features_")]
+    if spoken and not named and (extractor or len(spoken) > 1):
+        raise DataError(
+            expected=f"features of the declared extractor '{extractor}'",
+            got=", ".join(sorted(f"'{p.name}'" for p in spoken)[:5]),
+            remedy="declare the encoder that made the features as 'extractor' in polyclinic.yaml",
+        )
+    return (named or choices)[0]
 
 
 def read_slide(path: Path, layout: str, width: int, extractor: str) -> Slide:

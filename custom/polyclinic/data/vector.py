@@ -110,6 +110,7 @@ def read(request: Request) -> Reading:
     column = VectorColumn(
         values.nan_to_num(0.0), fields, request.modality.mean, request.modality.scale
     )
+    request.tick(len(request.ids))
     return Reading(column, entries, table.absent, table.missing_columns, duplicates, outside)
 
 

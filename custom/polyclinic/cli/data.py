@@ -1,0 +1,162 @@
+"""``polyclinic data``: is a cohort fit for a study, what shape has it, and one to try."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from polyclinic.cli import output
+from polyclinic.errors import StudyError
+from polyclinic.settings import SiteSettings, load_settings
+from polyclinic.study import Study, load_study
+
+app = typer.Typer(no_args_is_help=True)
+
+SiteArgument = Annotated[
+    Path, typer.Argument(help="A site's folder with polyclinic.yaml, or that file.")
+]
+StudyOption = Annotated[
+    Path | None,
+    typer.Option("--study", help="study.json, its folder, or a job; default beside the site."),
+]
+_MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "failed": "[bold red]failed[/]"}
+
+
+@app.command("check")
+def check(
+    site: SiteArgument,
+    study: StudyOption = None,
+    format: output.FormatOption = "txt",  # noqa: A002
+) -> None:
+    """Whether a job would accept this cohort, and what to mend (exit 1 when it would not)."""
+    # Reading data imports torch; 'polyclinic data --help' does not.
+    from polyclinic.data.check import check_cohort
+
+    with output.guarded(format):
+        settings, agreed = _opened(site, study)
+        with output.progress("reading", None) as advance:
+            report = check_cohort(settings, agreed, round_size, advance)
+        findings = [vars(f) for f in report.findings]
+        data = {
+            "site": report.site,
+            "cohort": report.cohort,
+            "study": agreed.fingerprint(),
+            "ok": report.ok,
+            "findings": findings,
+            **report.facts,
+        }
+        output.emit(
+            data, text=lambda: _print_check(findings, report.ok), format=format, ok=report.ok
+        )
+
+
+@app.command("describe")
+def describe(
+    site: SiteArgument,
+    study: StudyOption = None,
+    format: output.FormatOption = "txt",  # noqa: A002
+) -> None:
+    """Patients, presence patterns and missingness; no count below the site's minimum_cell."""
+    from polyclinic.data.cohort import cohort_of, read_records
+    from polyclinic.data.describe import describe_cohort
+
+    with output.guarded(format):
+        settings, agreed = _opened(site, study)
+        data = describe_cohort(cohort_of(settings, read_records(settings, agreed), agreed))
+        output.emit(data, text=lambda: _print_description(data), format=format)
+
+
+@app.command("generate")
+def generate(
+    out: Annotated[Path, typer.Argument(help="Folder that receives three sites and a study.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same hospitals.")] = 0,
+    format: output.FormatOption = "txt",  # noqa: A002
+) -> None:
+    """Three small, unlike, invented hospitals to try everything on."""
+    from polyclinic.data.generator import BROKEN, generate_consortium
+
+    with output.guarded(format):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise StudyError(
+                expected="a folder that is empty or not there yet",
+                got="one with content",
+                remedy="name another folder",
+            )
+        sites = generate_consortium(out, seed)
+        data = {"folder": str(out), "sites": [s.name for s in sites], "broken": BROKEN}
+        lines = [f"wrote {out}: study.json, panels.json, {', '.join(s.name for s in sites)}"]
+        lines += [
+            f"{site}: {n} × {reason}, broken on purpose"
+            for site, reasons in BROKEN.items()
+            for reason, n in reasons.items()
+        ]
+        output.emit(
+            data,
+            text=lambda: output.screen.print("\n".join(lines), markup=False),
+            format=format,
+        )
+
+
+def round_size(study: Study, held: tuple[str, ...]) -> tuple[int, int]:
+    """Bytes up and down of one round of FedMM with its defaults at a site holding these."""
+    from polyclinic.algorithms.fedmm import Server
+
+    size = Server().contract(study).nbytes_for(held)
+    return size, size
+
+
+def _opened(site: Path, study: Path | None) -> tuple[SiteSettings, Study]:
+    """The settings of a site and the study to hold its cohort against."""
+    path = site / "polyclinic.yaml" if site.is_dir() else site
+    settings = load_settings(path)
+    if study is None:
+        places = [path.parent, path.parent.parent]
+        study = next((p for p in places if (p / "study.json").is_file()), path.parent)
+    elif study.is_dir():
+        job = study / "app" / "config"
+        study = job if (job / "study.json").is_file() else study
+    elif study.name == "study.json":
+        study = study.parent
+    return settings, load_study(study)
+
+
+def _print_check(findings: list[dict[str, Any]], ok: bool) -> None:
+    rows = [
+        [_MARKS[f["level"]], f["check"], f["modality"], _message(f["message"], f["remedy"])]
+        for f in findings
+    ]
+    output.table("", ["", "check", "modality", "found"], rows)
+    verdict = "[green]A job would accept this cohort.[/]"
+    output.screen.print(verdict if ok else "[bold red]A job would refuse this cohort.[/]")
+
+
+def _message(message: str, remedy: str) -> str:
+    """A finding and what to do, with brackets that rich does not read as markup."""
+    text = f"{message}; {remedy}" if remedy else message
+    return text.replace("[", r"\[")
+
+
+def _print_description(data: Mapping[str, Any]) -> None:
+    said = {k: data[k] for k in ("site", "cohort", "patients", "minimum_cell")}
+    output.table("", ["cohort", ""], [[k, v] for k, v in said.items()])
+    output.table("splits", ["split", "patients"], list(data["splits"].items()))
+    output.table("who carries what", ["modalities", "patients"], list(data["patterns"].items()))
+    rows = [
+        [name, m["kind"], m["width"], m["patients"], "yes" if m["trained_on"] else "no", _more(m)]
+        for name, m in data["modalities"].items()
+    ]
+    columns = ["modality", "kind", "width", "patients", "trained on", "more"]
+    output.table("modalities", columns, rows)
+    if data["quarantine"]:
+        output.table("left out", ["reason", "count"], list(data["quarantine"].items()))
+
+
+def _more(modality: Mapping[str, Any]) -> str:
+    """Missingness or bag sizes in one line."""
+    missing, instances = modality.get("missing"), modality.get("instances")
+    if missing:
+        return f"{missing['share']:.1%} of values absent"
+    if instances:
+        return f"{instances['q1']:g} to {instances['q3']:g} instances (quartiles)"
+    return ""

@@ -1,0 +1,216 @@
+"""One pass over a cohort before a study: what is wrong, for whom to mend, without identities."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+
+from polyclinic.data.cohort import Cohort, Records, assemble, cohort_of, requests
+from polyclinic.data.column import Reading, Request, kind_reader
+from polyclinic.data.manifest import Manifest, read_manifest
+from polyclinic.data.quarantine import REASONS, QuarantineReport
+from polyclinic.data.split import SPLIT_NAMES
+from polyclinic.data.suppression import suppressed
+from polyclinic.data.vector import VectorColumn
+from polyclinic.errors import DataError
+from polyclinic.settings import SiteSettings
+from polyclinic.study import Study
+
+Level = Literal["ok", "warning", "failed"]
+# Bytes that a site holding these modalities sends and receives in a round.
+RoundSize = Callable[[Study, tuple[str, ...]], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        check: what was looked at.
+        modality: "" when it concerns the cohort.
+        remedy: "" when there is nothing to do.
+    """
+
+    check: str
+    level: Level
+    message: str
+    modality: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What ``polyclinic data check`` shows.
+
+    Attributes:
+        facts: the numbers behind the findings, JSON-able, small counts suppressed.
+    """
+
+    site: str
+    cohort: str
+    findings: tuple[Finding, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether a job would be accepted: no finding failed."""
+        return all(f.level != "failed" for f in self.findings)
+
+
+def failed(check: str, error: DataError, modality: str = "") -> Finding:
+    """A finding made of an error."""
+    message = f"expected {error.expected}, got {error.got}"
+    return Finding(check, "failed", message, modality, error.remedy)
+
+
+def check_cohort(
+    settings: SiteSettings,
+    study: Study,
+    round_size: RoundSize | None = None,
+    tick: Callable[[int], None] = lambda patients: None,
+) -> CheckReport:
+    """Everything that can be said about a cohort before a job runs.
+
+    Args:
+        round_size: tells the bytes of a round; the data layer knows no models.
+        tick: called with numbers of patients read, for a progress bar.
+
+    Raises:
+        SiteError: the site has no cohort of the study's name.
+    """
+    source = settings.cohort(study.name)
+    try:
+        manifest = read_manifest(source, study)
+        asked = requests(settings, study, manifest)
+    except DataError as error:
+        return CheckReport(settings.site, study.name, (failed("readability", error),))
+    findings = [Finding("readability", "ok", f"manifest of {manifest.rows} rows")]
+    readings: dict[str, Reading] = {}
+    for request in (replace(r, tick=tick) for r in asked):
+        try:
+            readings[request.name] = kind_reader(request.modality.kind).read(request)
+        except DataError as error:
+            findings.append(failed("readability", error, request.name))
+    for request in asked:
+        if request.name in readings:
+            findings += _modality(request, readings[request.name])
+    records = assemble(manifest, readings)
+    findings += [*_identity(manifest, readings), _quarantine(records.report, settings)]
+    facts: dict[str, Any] = {"quarantine": dict(records.report.counts)}
+    findings += _labels(settings, records, study, facts)
+    if round_size is not None:
+        findings.append(_round(study, settings, round_size, facts))
+    return CheckReport(settings.site, study.name, tuple(findings), facts)
+
+
+def _modality(request: Request, reading: Reading) -> Iterable[Finding]:
+    """Panel, columns, absent values and notes of one modality."""
+    name, column = request.name, reading.column
+    agreed = [w for w in ("units", "extractor") if getattr(request.modality, w)]
+    yield Finding("agreement", "ok", f"{', '.join(['kind', *agreed])} as the study says", name)
+    if isinstance(column, VectorColumn):
+        panel = request.modality.features
+        yield _panel(panel, reading.missing_columns, name)
+        yield from _columns(panel, column, reading.missing_columns, name)
+    strange = {c: n for c, n in reading.absent.items() if c != "blank"}
+    if strange:
+        told = ", ".join(f"{n} {cause}" for cause, n in strange.items())
+        yield Finding(
+            "values", "warning", f"taken as absent: {told}", name, "look at the table's cells"
+        )
+    if reading.outside:
+        message = f"{reading.outside} row(s) or file(s) of patients outside the manifest"
+        yield Finding("join", "warning", message, name, "check the ids of the manifest")
+    for note in reading.notes:
+        yield Finding("files", "warning", note, name)
+
+
+def _panel(panel: tuple[str, ...], missing: tuple[str, ...], name: str) -> Finding:
+    """How much of the study's panel the table has."""
+    message = f"{len(panel) - len(missing)} of {len(panel)} columns"
+    if not missing:
+        return Finding("panel", "ok", message, name)
+    first = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    return Finding("panel", "warning", f"{message}; trained with masks for: {first}", name)
+
+
+def _columns(
+    panel: tuple[str, ...], column: VectorColumn, missing: tuple[str, ...], name: str
+) -> Iterable[Finding]:
+    """Columns of the table that hold nothing, or one value only."""
+    counts = column.fields.sum(dim=0)
+    high = torch.where(column.fields, column.values, -torch.inf).amax(dim=0)
+    low = torch.where(column.fields, column.values, torch.inf).amin(dim=0)
+    groups = {
+        "empty": (counts == 0).tolist(),
+        "constant": ((counts > 0) & (high == low)).tolist(),
+    }
+    for what, flags in groups.items():
+        names = [f for f, flag in zip(panel, flags, strict=True) if flag and f not in missing]
+        if names:
+            first = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            yield Finding("columns", "warning", f"{len(names)} {what}: {first}", name)
+
+
+def _identity(manifest: Manifest, readings: dict[str, Reading]) -> Iterable[Finding]:
+    """Patients that stand twice; counts only."""
+    counts = {
+        "leakage": (manifest.leaks, "patient(s) in two splits", ""),
+        "duplicates": (manifest.duplicates, "repeated row(s) in the manifest", ""),
+    } | {
+        f"duplicates {m}": (r.duplicates, "repeated row(s) or slide(s)", m)
+        for m, r in readings.items()
+    }
+    for check, (count, what, name) in counts.items():
+        level: Level = "failed" if count else "ok"
+        remedy = "keep one row per patient, in one split" if count else ""
+        yield Finding(check.split()[0], level, f"{count} {what}", name, remedy)
+
+
+def _quarantine(report: QuarantineReport, settings: SiteSettings) -> Finding:
+    """What will be left out, and whether that is too much."""
+    if not report.entries:
+        return Finding("quarantine", "ok", "nothing will be left out")
+    told = "; ".join(f"{n} × {code} ({REASONS[code]})" for code, n in report.counts.items())
+    message = f"{report.affected} of {report.patients} patients ({report.fraction:.1%}): {told}"
+    if report.fraction > settings.max_loss_fraction:
+        remedy = "mend them, or raise max_loss_fraction"
+        limit = f"more than {settings.max_loss_fraction:.1%} allowed"
+        return Finding("quarantine", "failed", f"{message}; {limit}", remedy=remedy)
+    return Finding("quarantine", "warning", message)
+
+
+def _labels(
+    settings: SiteSettings, records: Records, study: Study, facts: dict[str, Any]
+) -> Iterable[Finding]:
+    """Prevalence by split, over patients that carry a modality the site trains on."""
+    if not records.readings:
+        return
+    cohort: Cohort = cohort_of(settings, records, study)
+    prevalence: dict[str, dict[str, int | str]] = {}
+    for split in SPLIT_NAMES:
+        labels = cohort.labels(split)
+        counts = {c: int((labels == i).sum()) for i, c in enumerate(study.task.classes)}
+        prevalence[split] = suppressed(counts, settings.minimum_cell)
+        absent = [c for c, n in counts.items() if n == 0]
+        if split == "train" and len(absent) == len(counts):
+            yield Finding("labels", "failed", "no training patients", remedy="check the manifest")
+        elif split == "train" and absent:
+            message = f"no training patient of: {', '.join(absent)}; AUROC cannot be told"
+            yield Finding("labels", "warning", message)
+        told = ", ".join(f"{c} {n}" for c, n in prevalence[split].items())
+        if cohort.size(split):
+            yield Finding("labels", "ok", f"{split}: {told}")
+    facts["prevalence"] = prevalence
+    facts["minimum_cell"] = settings.minimum_cell
+
+
+def _round(
+    study: Study, settings: SiteSettings, round_size: RoundSize, facts: dict[str, Any]
+) -> Finding:
+    """The traffic of one round at this site."""
+    held = tuple(m for m in settings.cohort(study.name).held if m in study.modalities)
+    up, down = round_size(study, held)
+    facts["round_bytes"] = {"up": up, "down": down}
+    return Finding("round", "ok", f"sends {up / 1e6:.2f} MB and receives {down / 1e6:.2f} MB")

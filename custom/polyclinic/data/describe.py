@@ -1,0 +1,96 @@
+"""The shape of a cohort in counts that may be shown: none below the site's smallest cell."""
+
+from collections import Counter
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from polyclinic.data.bag import BagColumn
+from polyclinic.data.cohort import Cohort
+from polyclinic.data.column import Column
+from polyclinic.data.split import SPLIT_NAMES
+from polyclinic.data.suppression import cell, suppressed
+from polyclinic.data.vector import VectorColumn
+
+SHOWN_FIELDS = 10
+
+
+def describe_cohort(cohort: Cohort) -> dict[str, Any]:
+    """Patients by split and presence pattern, and per modality shape and missingness; JSON-able."""
+    minimum = cohort.minimum_cell
+    records, study = cohort.records, cohort.study
+    present = {m: r.column.present for m, r in sorted(records.readings.items())}
+    held = set(cohort.modalities)
+    return {
+        "site": cohort.site,
+        "cohort": study.name,
+        "minimum_cell": minimum,
+        "patients": cell(len(records.manifest.patients), minimum),
+        "splits": suppressed({s: cohort.size(s) for s in SPLIT_NAMES}, minimum),
+        "patterns": suppressed(patterns(present), minimum),
+        "quarantine": dict(records.report.counts),
+        "modalities": {
+            m: {
+                "kind": study.modalities[m].kind,
+                "width": study.modalities[m].width,
+                "patients": cell(int(there.sum()), minimum),
+                "trained_on": m in held,
+                **_details(records.readings[m].column, study.modalities[m].features, minimum),
+            }
+            for m, there in present.items()
+        },
+    }
+
+
+def patterns(present: dict[str, Tensor]) -> dict[str, int]:
+    """Patients by the modalities they carry, such as ``cnv+wsi``; most frequent first."""
+    names = list(present)
+    table = torch.stack([present[m] for m in names], dim=1).tolist()  # (P, M)
+    found = Counter(
+        "+".join(m for m, there in zip(names, row, strict=True) if there) or "none" for row in table
+    )
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _details(column: Column, features: tuple[str, ...], minimum: int) -> dict[str, Any]:
+    """What a kind has to say beyond the count of patients."""
+    if isinstance(column, VectorColumn):
+        return {"missing": missingness(column, features, minimum)}
+    if isinstance(column, BagColumn):
+        return {"instances": instances(column, minimum)}
+    return {}
+
+
+def missingness(column: VectorColumn, features: tuple[str, ...], minimum: int) -> dict[str, Any]:
+    """Share of absent values over patients that carry the modality: overall and worst fields.
+
+    A field's share is hidden where it would reveal a group smaller than ``minimum``.
+    """
+    there = column.fields[column.present]  # (k, F)
+    patients = int(there.shape[0])
+    if patients < minimum:
+        return {}
+    absent = (~there).sum(dim=0)
+    order = cast(list[int], torch.argsort(absent, descending=True, stable=True).tolist())
+    worst = {
+        features[i]: share(int(absent[i]), patients, minimum)
+        for i in order[:SHOWN_FIELDS]
+        if int(absent[i])
+    }
+    return {"share": round(float(absent.sum()) / there.numel(), 3), "worst_fields": worst}
+
+
+def share(absent: int, patients: int, minimum: int) -> float | str:
+    """A share, or "hidden" where either side of it is a small group of patients."""
+    small = 0 < absent < minimum or 0 < patients - absent < minimum
+    return "hidden" if small else round(absent / patients, 3)
+
+
+def instances(column: BagColumn, minimum: int) -> dict[str, Any]:
+    """Quartiles of instances per patient; extremes would be single patients."""
+    counts = [float(b.count) for b in column.bags if b is not None]
+    if len(counts) < minimum:
+        return {}
+    quartiles = torch.tensor(counts).quantile(torch.tensor([0.25, 0.5, 0.75]))
+    return dict(zip(("q1", "median", "q3"), quartiles.tolist(), strict=True))
