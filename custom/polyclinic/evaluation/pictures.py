@@ -1,0 +1,125 @@
+"""The pictures of a report: matplotlib figures as ``data:`` addresses; no display is needed."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; markers help in print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c6d31", "#555555")
+MARKERS = "osD^vPX*"
+INK, FAINT = "#1f2933", "#d5dbe1"
+
+Series = Mapping[str, Sequence[tuple[int, float]]]
+
+
+def lines(series: Series, order: Sequence[str], title: str) -> str:
+    """One line per name over rounds."""
+    figure, axes = _canvas()
+    for i, name in enumerate(n for n in order if n in series):
+        rounds, values = zip(*series[name], strict=True)
+        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        axes.plot(rounds, values, label=_name(name), linewidth=1.8, markersize=4, **style)
+    axes.set_xlabel("round")
+    axes.set_ylabel(title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _legend(axes, len(series))
+    return _address(figure)
+
+
+def stacked(parts: Mapping[str, Mapping[str, int]]) -> str:
+    """One bar per site, stacked by parameter group, in kB."""
+    groups = sorted({g for sizes in parts.values() for g in sizes})
+    figure, axes = _canvas(height=0.9 + 0.5 * len(parts))
+    sites = list(parts)
+    left = [0.0] * len(sites)
+    for i, group in enumerate(groups):
+        widths = [parts[s].get(group, 0) / 1000 for s in sites]
+        axes.barh(
+            range(len(sites)),
+            widths,
+            left=left,
+            color=COLOURS[i % len(COLOURS)],
+            edgecolor="white",
+            height=0.62,
+            label=_name(group),
+        )
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.set_yticks(range(len(sites)), [_name(s) for s in sites])
+    axes.invert_yaxis()
+    axes.set_xlabel("kB of one update")
+    axes.grid(axis="y", visible=False)
+    _legend(axes, len(groups))
+    return _address(figure)
+
+
+def grouped(rows: Sequence[tuple[str, str, float, float]]) -> str:
+    """Bars of method by site with their standard deviation: (method, site, mean, spread)."""
+    methods = list(dict.fromkeys(r[0] for r in rows))
+    sites = list(dict.fromkeys(r[1] for r in rows))
+    figure, axes = _canvas()
+    width = 0.8 / len(methods)
+    for i, method in enumerate(methods):
+        found = {r[1]: (r[2], r[3]) for r in rows if r[0] == method}
+        at = [j + (i - (len(methods) - 1) / 2) * width for j, s in enumerate(sites) if s in found]
+        means = [found[s][0] for s in sites if s in found]
+        spreads = [found[s][1] for s in sites if s in found]
+        axes.bar(
+            at,
+            means,
+            width * 0.92,
+            yerr=spreads if any(spreads) else None,
+            color=COLOURS[i % len(COLOURS)],
+            ecolor=INK,
+            capsize=2,
+            label=_name(method),
+        )
+    axes.set_xticks(range(len(sites)), [_name(s) for s in sites])
+    lowest = min(r[2] - r[3] for r in rows)
+    axes.set_ylim(max(0.0, min(0.5, lowest - 0.05)), 1.0)
+    axes.set_ylabel("AUROC")
+    axes.grid(axis="x", visible=False)
+    _legend(axes, len(methods))
+    return _address(figure)
+
+
+def _canvas(height: float = 2.9) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # a second of import time, for reports only
+
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    axes = figure.add_subplot()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(FAINT)
+    axes.tick_params(colors=INK, labelsize=8.5, length=0)
+    axes.xaxis.label.set(color=INK, size=9)
+    axes.yaxis.label.set(color=INK, size=9)
+    axes.grid(visible=True, color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _legend(axes: Any, entries: int) -> None:
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=max(1, min(entries, 6)),
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=INK,
+        borderaxespad=0.2,
+        handlelength=1.4,
+    )
+
+
+def _name(text: str) -> str:
+    """A name as matplotlib must show it: no mathematics, and never hidden for a leading '_'."""
+    plain = "".join(c if c.isprintable() else " " for c in text[:40])
+    return f" {plain}".replace("$", r"\$")
+
+
+def _address(figure: Any) -> str:
+    target = io.BytesIO()
+    figure.savefig(target, format="png", dpi=170)
+    return "data:image/png;base64," + base64.b64encode(target.getvalue()).decode()

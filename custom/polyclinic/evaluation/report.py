@@ -1,0 +1,255 @@
+"""One HTML page about a run: who took part, how good it got, what left each site, what went wrong.
+
+The page is a single file with its pictures inside; it loads nothing, so it can be mailed and
+archived. It is made from the run's ledger alone (and, when given, the records of ``polyclinic
+compare``), so whoever holds the ledger can make it again.
+
+Guarantees (tests/evaluation/test_report.py):
+    * no cell starts with a character that a spreadsheet runs (= + - @ tab);
+    * names are shown as text, never as markup;
+    * the page names no host other than in text: no script, no link, no image from elsewhere.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from polyclinic.evaluation import pictures
+from polyclinic.evaluation.repeats import compared
+
+Record = Mapping[str, Any]
+# What kept a site's answer out of a round, as the ledger names it, and in words.
+ABSENCES = {
+    "refused": "update refused by the guard",
+    "failed": "answered with an error",
+    "late": "no answer by the deadline",
+    "absent": "never fetched the task",
+    "lost": "process gone",
+}
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class SiteRow:
+    """One site over the whole run.
+
+    Attributes:
+        auroc: on the site's own test patients at the end, or its last on validation.
+        sent: bytes of all updates that counted.
+        groups: bytes of one update by parameter group.
+    """
+
+    name: str
+    modalities: tuple[str, ...]
+    patients: float | None
+    auroc: float | None
+    rounds: int
+    sent: int
+    received: int
+    groups: Mapping[str, int]
+    quarantined: int
+
+
+def render(
+    records: Sequence[Record], *, study: Record | None = None, comparison: Record | None = None
+) -> str:
+    """The page, as HTML.
+
+    Args:
+        records: of the run's ledger, oldest first, with a ``start`` record.
+        study: content of the run's ``study.json``, for the sentence on what was predicted.
+        comparison: content of ``polyclinic compare --json``.
+    """
+    import jinja2  # reports only; the rest of the package runs without
+
+    start, end = _first(records, "start"), _first(reversed(records), "end")
+    rounds = [r for r in records if r.get("kind") == "round"]
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"cell": cell, "size": size, "score": score}
+    page = environment.from_string(
+        resources.files("polyclinic.evaluation").joinpath("report.html").read_text("utf-8")
+    )
+    sites = site_rows(records)
+    return page.render(
+        start=start,
+        end=end,
+        study=study or {},
+        rounds=rounds,
+        folded=sum(r.get("status") == "folded" for r in rounds),
+        seconds=sum(float(r.get("seconds", 0.0)) for r in rounds),
+        sites=sites,
+        groups=sorted({g for s in sites for g in s.groups}),
+        trouble=trouble(records),
+        quarantined=quarantined(records),
+        comparison=compared(comparison or {}),
+        pictures=_pictures(records, sites, comparison or {}),
+        ledger=ledger_hash(records),
+    )
+
+
+def site_rows(records: Sequence[Record]) -> list[SiteRow]:
+    """One row per site that announced itself, by name."""
+    census = _first(records, "census").get("sites", {})
+    rounds = [r for r in records if r.get("kind") == "round"]
+    rows = []
+    for name, said in sorted(census.items()):
+        final = final_scores(records).get(name, {})
+        counts = said.get("counts", {})
+        rows.append(
+            SiteRow(
+                name,
+                tuple(said.get("modalities", ())),
+                counts.get("n"),
+                final.get("test/auroc", final.get("validation/auroc")),
+                sum(name in r.get("heard", ()) for r in rounds),
+                sum(sum(sizes.values()) for sizes in _sizes(rounds, "bytes_in", name)),
+                sum(sum(sizes.values()) for sizes in _sizes(rounds, "bytes_out", name)),
+                next(reversed(_sizes(rounds, "bytes_in", name)), {}),
+                sum(int(v) for v in said.get("quarantined", {}).values()),
+            )
+        )
+    return rows
+
+
+def _sizes(rounds: Sequence[Record], key: str, site: str) -> list[Mapping[str, int]]:
+    """Bytes by group of every round in which the site's message counted."""
+    return [r[key][site] for r in rounds if site in r.get(key, {})]
+
+
+def final_scores(records: Sequence[Record]) -> dict[str, dict[str, float]]:
+    """The newest value of every metric, by site."""
+    scores: dict[str, dict[str, float]] = {}
+    for record in records:
+        for site, metrics in record.get("metrics", {}).items():
+            scores.setdefault(site, {}).update(metrics)
+    return scores
+
+
+def by_round(records: Sequence[Record], metric: str) -> dict[str, list[tuple[int, float]]]:
+    """Rounds and values of a metric, by site; sites that never told it are left out."""
+    series: dict[str, list[tuple[int, float]]] = {}
+    for record in records:
+        if record.get("kind") != "round":
+            continue
+        for site, metrics in sorted(record.get("metrics", {}).items()):
+            if metric in metrics:
+                series.setdefault(site, []).append((int(record["round"]), float(metrics[metric])))
+    return series
+
+
+def trouble(records: Sequence[Record]) -> list[tuple[str, str, str, str]]:
+    """When, which site, what kept its answer out, and why as far as it was told."""
+    rows = []
+    for record in records:
+        when = f"{record.get('kind', '')} {record.get('round', '')}".strip()
+        for key, words in ABSENCES.items():
+            for site, why in _sites_of(record.get(key, ())):
+                rows.append((when, site, words, why))
+    return rows
+
+
+def quarantined(records: Sequence[Record]) -> list[tuple[str, str, int]]:
+    """Site, reason code, count: what was set aside before training."""
+    census = _first(records, "census").get("sites", {})
+    return [
+        (site, reason, int(count))
+        for site, said in sorted(census.items())
+        for reason, count in sorted(said.get("quarantined", {}).items())
+    ]
+
+
+def ledger_hash(records: Sequence[Record]) -> str:
+    """SHA-256 of the ledger's last line: it speaks for every line before it."""
+    if not records:
+        return hashlib.sha256(b"").hexdigest()
+    line = json.dumps(records[-1], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(line.encode()).hexdigest()
+
+
+def cell(value: object) -> str:
+    """Text that a spreadsheet takes for text, when the table is pasted into one."""
+    text = "".join(c if c.isprintable() else " " for c in str(value)).strip()
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text or NOTHING
+
+
+def score(value: float | None, digits: int = 3) -> str:
+    """A number, or a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def size(count: float) -> str:
+    """Bytes in a unit that a person reads."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _first(records: Iterable[Record], kind: str) -> Record:
+    return next((r for r in records if r.get("kind") == kind), {})
+
+
+def _sites_of(entry: Any) -> list[tuple[str, str]]:
+    """Site and reason, whether the ledger holds a list of names or reasons by name."""
+    if isinstance(entry, Mapping):
+        return [(str(site), _words(why)) for site, why in sorted(entry.items())]
+    return [(str(site), "") for site in entry]
+
+
+def _words(why: Any) -> str:
+    if isinstance(why, Mapping):
+        return str(why.get("message") or why.get("reason") or why.get("code") or "")
+    return str(why)
+
+
+def _pictures(
+    records: Sequence[Record], sites: Sequence[SiteRow], comparison: Record
+) -> dict[str, str]:
+    """Pictures by name, as data addresses; a name is missing where there is nothing to show."""
+    made: dict[str, str] = {}
+    names = [s.name for s in sites]
+    for metric, title in (("validation/auroc", "AUROC"), ("train/loss", "training loss")):
+        series = by_round(records, metric)
+        if series:
+            made[metric.replace("/", "_")] = pictures.lines(series, names, title)
+    sent = {s.name: _coarse(s.groups) for s in sites if s.groups}
+    if sent:
+        made["bytes"] = pictures.stacked(sent)
+    for test, found in compared(comparison).items():
+        bars = [(m.method, s, m.means[s], m.spreads[s]) for m in found.rows for s in m.means]
+        made[f"comparison_{test}"] = pictures.grouped(bars)
+    norms = _prototype_series(records, "proto_norm/")
+    if norms:
+        made["prototypes"] = pictures.lines(norms, sorted(norms), "prototype norm")
+    return made
+
+
+def _coarse(groups: Mapping[str, int]) -> dict[str, int]:
+    """Bytes by encoder, and all heads and all stores together: they are small and many."""
+    words = {"head": "heads", "store": "prototypes"}
+    sizes: dict[str, int] = {}
+    for group, count in groups.items():
+        name = words.get(group.partition(".")[0], group)
+        sizes[name] = sizes.get(name, 0) + count
+    return sizes
+
+
+def _prototype_series(records: Sequence[Record], prefix: str) -> dict[str, list[tuple[int, float]]]:
+    """Mean over sites of the metrics under a prefix, by what follows it and round."""
+    sums: dict[str, dict[int, list[float]]] = {}
+    for record in records:
+        if record.get("kind") != "round":
+            continue
+        for metrics in record.get("metrics", {}).values():
+            for name, value in metrics.items():
+                if name.startswith(prefix):
+                    per_round = sums.setdefault(name.removeprefix(prefix), {})
+                    per_round.setdefault(int(record["round"]), []).append(float(value))
+    return {m: [(t, sum(v) / len(v)) for t, v in sorted(r.items())] for m, r in sums.items()}

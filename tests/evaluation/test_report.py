@@ -1,0 +1,190 @@
+"""The report page: true to the ledger, safe to open, complete in itself."""
+
+import hashlib
+import re
+
+import pytest
+
+from polyclinic.evaluation import report
+from polyclinic.evaluation.repeats import compared
+from polyclinic.ledger import Ledger, read_ledger
+
+QUIET = {"refused": {}, "failed": {}, "late": [], "absent": [], "lost": []}
+
+
+def start(**more):
+    return {"kind": "start", "run": "run-1", "rounds": 2, "min_sites": 2, "study": "ab"} | more
+
+
+def census(**sites):
+    told = {
+        name: {"modalities": held, "counts": {"n": 40.0}, "quarantined": {}, "version": "0.1.0"}
+        for name, held in sites.items()
+    }
+    return {"kind": "census", "sites": told, **QUIET}
+
+
+def round_(t, heard=("a", "b"), metrics=None, **more):
+    sizes = {"a": {"enc.he": 1000, "head.he": 24}, "b": {"enc.cnv": 500}}
+    return {
+        "kind": "round",
+        "round": t,
+        "status": "folded",
+        "heard": list(heard),
+        "bytes_in": {s: sizes[s] for s in heard},
+        "bytes_out": sizes,
+        "metrics": metrics or {},
+        "seconds": 1.0,
+        **QUIET,
+        **more,
+    }
+
+
+def run():
+    return [
+        start(),
+        census(a=["he"], b=["cnv"]),
+        round_(1, metrics={"a": {"validation/auroc": 0.6}, "b": {"validation/auroc": 0.7}}),
+        round_(2, heard=["a"], metrics={"a": {"validation/auroc": 0.8}}, refused={"b": "step"}),
+        {"kind": "evaluate", "round": 2, "metrics": {"a": {"test/auroc": 0.75}}, **QUIET},
+        {"kind": "end", "status": "completed", "reason": "", "round": 2},
+    ]
+
+
+def text_of(page):
+    page = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
+
+
+def cells_of(page):
+    found = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", page, flags=re.DOTALL)
+    return [re.sub(r"<[^>]+>", "", c).replace("&#39;", "'").strip() for c in found]
+
+
+def test_bytes_are_summed_over_the_rounds_that_counted():
+    a, b = report.site_rows(run())
+    assert (a.sent, b.sent) == (2 * 1024, 500)
+    assert (a.received, b.received) == (2 * 1024, 2 * 500)
+    assert (a.rounds, b.rounds) == (2, 1)
+
+
+def test_the_score_is_that_of_the_test_and_else_the_last_on_validation():
+    a, b = report.site_rows(run())
+    assert (a.auroc, b.auroc) == (0.75, 0.7)
+
+
+def test_a_site_that_told_no_score_has_none():
+    records = [start(), census(a=["he"]), round_(1, heard=["a"])]
+    assert report.site_rows(records)[0].auroc is None
+    assert "–" in text_of(report.render(records))
+
+
+def test_a_series_skips_the_rounds_a_site_was_not_heard_in():
+    assert report.by_round(run(), "validation/auroc") == {
+        "a": [(1, 0.6), (2, 0.8)],
+        "b": [(1, 0.7)],
+    }
+
+
+@pytest.mark.parametrize("key", report.ABSENCES)
+def test_every_answer_that_did_not_count_is_named_with_its_reason(key):
+    entry = {"b": "some_code"} if key in ("refused", "failed") else ["b"]
+    records = [start(), census(a=["he"], b=["cnv"]), round_(1, heard=["a"], **{key: entry})]
+    why = "some_code" if key in ("refused", "failed") else ""
+    assert report.trouble(records) == [("round 1", "b", report.ABSENCES[key], why)]
+    assert report.ABSENCES[key] in text_of(report.render(records))
+
+
+def test_what_was_set_aside_is_listed_by_site_and_reason():
+    records = run()
+    records[1]["sites"]["b"]["quarantined"] = {"unreadable": 2, "bad_label": 1}
+    assert report.quarantined(records) == [("b", "bad_label", 1), ("b", "unreadable", 2)]
+    assert "bad_label" in text_of(report.render(records))
+
+
+def test_the_page_of_an_unfinished_run_says_so():
+    assert "not finished" in text_of(report.render(run()[:3]))
+    assert "not finished" in text_of(report.render([start()]))
+
+
+def test_the_hash_is_that_of_the_ledgers_last_line(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    for record in run():
+        ledger.append(record)
+    last = (tmp_path / "ledger.jsonl").read_bytes().splitlines()[-1]
+    wanted = hashlib.sha256(last).hexdigest()
+    records = read_ledger(tmp_path / "ledger.jsonl")
+    assert report.ledger_hash(records) == wanted
+    assert wanted in report.render(records)
+
+
+@pytest.mark.parametrize(
+    "first", ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1"]
+)
+def test_no_cell_starts_with_what_a_spreadsheet_runs(first):
+    records = run()
+    records[1]["sites"][first] = {
+        "modalities": [first],
+        "counts": {"n": -1.0},
+        "quarantined": {first: 1},
+        "version": first,
+    }
+    records[2]["refused"] = {first: first}
+    records[2]["metrics"][first] = {"validation/auroc": -0.5}
+    records[2]["bytes_in"][first] = {first: 10}
+    comparison = {
+        "records": [
+            {"method": first, "site": first, "repeat": 0, "test": "own"}
+            | {"metric": "auroc", "value": -0.25}
+        ]
+    }
+    page = report.render(records, study={"name": first}, comparison=comparison)
+    assert not [c for c in cells_of(page) if c[:1] in tuple("=+-@\t\r\n")]
+
+
+def test_names_are_text_and_never_markup():
+    evil = "<script>alert(1)</script><img src=x onerror=y>"
+    records = run()
+    records[1]["sites"][evil] = records[1]["sites"]["a"]
+    records[2]["refused"] = {evil: evil}
+    page = report.render(records, study={"name": evil})
+    assert "<script" not in page
+    assert "onerror=y>" not in page
+
+
+def test_the_page_loads_nothing():
+    page = report.render(run(), comparison={"records": []})
+    assert "default-src 'none'" in page
+    assert not re.findall(r"""(?:src|href)=["'](?!data:image/png;base64,)""", page)
+    assert "http://" not in page
+    assert "https://" not in page
+
+
+def test_repeats_are_folded_to_mean_and_standard_deviation():
+    records = [
+        {"method": "m", "site": "a", "repeat": i, "test": "pooled", "metric": "auroc", "value": v}
+        for i, v in enumerate([0.6, 0.8])
+    ]
+    records += [
+        {"method": "m", "site": "a", "repeat": 0, "test": "pooled", "metric": "brier", "value": 9},
+        {
+            "method": "m",
+            "site": "b",
+            "repeat": 0,
+            "test": "pooled",
+            "metric": "auroc",
+            "value": None,
+        },
+    ]
+    (row,) = compared({"records": records})["pooled"].rows
+    assert row.means == {"a": pytest.approx(0.7)}
+    # two values 0.2 apart: variance (0.1² + 0.1²) / (2 - 1)
+    assert row.spreads == {"a": pytest.approx(0.02**0.5)}
+    assert row.repeats == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "told"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_400_000, "2.4 MB")]
+)
+def test_sizes_are_told_in_a_unit_a_person_reads(count, told):
+    assert report.size(count) == told
