@@ -126,7 +126,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     drawn = Table(title=title or None, title_justify="left", header_style="bold")
     for i, column in enumerate(columns):
         numeric = bool(cells) and all(isinstance(row[i], int | float) for row in cells)
-        drawn.add_column(column, justify="right" if numeric else "left")
+        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         drawn.add_row(*(_cell(value) for value in row))
     screen.print(drawn)
