@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from consortium import Validity
 from cryptography.hazmat.primitives.asymmetric import rsa
 from nvflare.lighter.constants import ParticipantType, PropKey
 from nvflare.lighter.entity import Participant
 from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.utils import serialize_cert, serialize_pri_key
+
+from consortium import Validity
 from polyclinic.errors import SiteError
 
 KEY_BITS = 3072

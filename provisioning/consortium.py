@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
 from polyclinic.errors import SiteError
 from polyclinic.flare.policy import SCHEME
 from polyclinic.study import Kind, Name
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Organisation = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from consortium import Consortium, Hospital
 from polyclinic import __version__
 from polyclinic.errors import SiteError

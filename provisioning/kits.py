@@ -14,9 +14,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import harden
-from certificates import Certificates, forget
-from consortium import Consortium, load_consortium
 from nvflare.lighter.constants import CtxKey
 from nvflare.lighter.ctx import ProvisionContext
 from nvflare.lighter.entity import Participant, Project
@@ -25,6 +22,10 @@ from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provision import prepare_project
 from nvflare.lighter.provisioner import Provisioner
 from nvflare.lighter.spec import Builder
+
+import harden
+from certificates import Certificates, forget
+from consortium import Consortium, load_consortium
 from polyclinic.errors import PolyclinicError, SiteError
 from polyclinic.flare.manifest import write_manifest
 from polyclinic.flare.policy import SCHEME

@@ -1,6 +1,7 @@
 """Fixtures that start a real federation: provisioned kits, own processes, mutual TLS, loopback.
 
 * ``federation``       one for the session: server, three hospitals; submit jobs, do not kill.
+* ``workshop``         the same, with the test classes of faults.py allowed; do not kill.
 * ``fresh_federation`` a factory for tests that kill, tamper or provision otherwise.
 """
 
@@ -14,15 +15,15 @@ from typing import Any
 import pytest
 
 # importlib mode puts no test folder on the path.
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
 
 from federation import Federation, enter_own_network
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
     for item in items:
-        if here in item.path.parents:
+        if HERE in item.path.parents:
             item.add_marker(pytest.mark.live)
 
 
@@ -41,15 +42,25 @@ def federation(_network: None) -> Iterator[Federation]:
         made.tear_down()
 
 
+@pytest.fixture(scope="session")
+def workshop(_network: None) -> Iterator[Federation]:
+    """A running federation whose jobs may name the classes of tests/live/faults.py."""
+    made = Federation(Path(tempfile.mkdtemp(prefix="pc-")), HERE, allow_classes=["faults."])
+    try:
+        yield made.bring_up()
+    finally:
+        made.tear_down()
+
+
 @pytest.fixture
 def fresh_federation(_network: None) -> Iterator[Callable[..., Federation]]:
     """Make a federation of one's own; it is provisioned, not started."""
     made: list[Federation] = []
 
-    def make(**changes: Any) -> Federation:
+    def make(module_path: Path | None = None, **changes: Any) -> Federation:
         folder = Path(tempfile.mkdtemp(prefix="pc-"))
         try:
-            made.append(Federation(folder, **changes))
+            made.append(Federation(folder, module_path, **changes))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

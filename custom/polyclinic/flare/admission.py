@@ -25,48 +25,36 @@ from nvflare.app_common.storages.filesystem_storage import FilesystemStorage
 from nvflare.private.fed.utils.app_deployer import AppDeployer
 
 from polyclinic.errors import PolyclinicError, SiteError, StudyError
-from polyclinic.flare.lint import MAX_BYTES, MAX_FILES, MAX_RATIO, RATIO_FROM_BYTES
+from polyclinic.flare.lint import Fault, archive_faults
 from polyclinic.settings import load_settings
-
-# FLARE adds a signature and a certificate to every folder of a job.
-MAX_ENTRIES = 4 * MAX_FILES
 
 
 class JobArchiveRefused(StudyError):
-    """A job's archive would unpack to more than a job can be.
+    """A job's archive would unpack to more than a job can be, or elsewhere.
 
     With secure logging FLARE tells a submitter only the name of an exception, so the name speaks.
     """
 
 
 def check_archive(archive: bytes | str) -> None:
-    """Pass an archive whose directory promises a job of ordinary size.
+    """Pass an archive whose directory promises a job of ordinary size, and no way out of its folder.
 
-    Nothing is unpacked: ``zipfile`` never writes more than the size the directory states, so the
-    stated sizes are the ones to judge.
+    Nothing is unpacked: ``zipfile`` never writes more than the size that the directory states.
 
     Raises:
-        JobArchiveRefused: too many entries, too many bytes, too high a ratio, or no zip file.
+        JobArchiveRefused: with the first fault.
     """
     try:
         with ZipFile(io.BytesIO(archive) if isinstance(archive, bytes) else archive) as unread:
-            entries = unread.infolist()
-    except (BadZipFile, OSError) as error:
-        raise _refused("a zip file", type(error).__name__) from None
-    unpacked = sum(entry.file_size for entry in entries)
-    packed = sum(entry.compress_size for entry in entries)
-    if len(entries) > MAX_ENTRIES:
-        raise _refused(f"at most {MAX_ENTRIES} files", f"{len(entries)}")
-    if unpacked > MAX_BYTES:
-        raise _refused(f"at most {MAX_BYTES >> 20} MiB unpacked", f"{unpacked >> 20} MiB")
-    if unpacked > RATIO_FROM_BYTES and unpacked > MAX_RATIO * max(packed, 1):
-        raise _refused(f"a packing ratio of at most {MAX_RATIO}", f"{unpacked // max(packed, 1)}")
-
-
-def _refused(expected: str, got: str) -> JobArchiveRefused:
-    return JobArchiveRefused(
-        expected=f"a job archive with {expected}", got=got, remedy="submit the job folder itself"
-    )
+            faults = archive_faults(unread)
+    except (BadZipFile, OSError, NotImplementedError) as error:
+        faults = [Fault("archive", type(error).__name__, "submit the job folder itself")]
+    if faults:
+        raise JobArchiveRefused(
+            expected="a job archive of ordinary size and names",
+            got=f"{faults[0].where}: {faults[0].what}",
+            remedy=faults[0].remedy,
+        )
 
 
 def quorum_fault(meta: Mapping[str, Any], minimum: int) -> str:

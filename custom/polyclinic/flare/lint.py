@@ -82,7 +82,7 @@ def check_archive(path: Path) -> list[Fault]:
     """Every fault of a zipped job; it is unpacked, into a temporary folder, only when harmless."""
     try:
         with zipfile.ZipFile(path) as archive:
-            faults = _entries(archive)
+            faults = archive_faults(archive)
             if faults:
                 return faults
             with tempfile.TemporaryDirectory() as spot:
@@ -119,7 +119,7 @@ def _files(folder: Path) -> Iterator[Fault]:
         yield Fault(folder.name, f"more than {MAX_BYTES >> 20} MiB", "submit JSON only")
 
 
-def _entries(archive: zipfile.ZipFile) -> list[Fault]:
+def archive_faults(archive: zipfile.ZipFile) -> list[Fault]:
     """Faults that an archive's directory shows; names are shortened and shown as repr."""
     entries = archive.infolist()
     if len(entries) > 2 * MAX_FILES:

@@ -1,0 +1,48 @@
+"""The smallest job there is, in classes that a test federation allows on purpose.
+
+A kit allows none of them; a federation for tests names ``faults.`` in ``allow_classes``.
+"""
+
+from typing import Any
+
+from nvflare.apis.controller_spec import Task
+from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+
+
+class OneTask(Controller):
+    """Ask every site once, and be done."""
+
+    def __init__(self, min_responses: int = 1) -> None:
+        super().__init__(task_check_period=0.1)
+        self.min_responses = min_responses
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing."""
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing."""
+
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """One broadcast."""
+        task = Task(name="greet", data=Shareable(), timeout=30)
+        self.broadcast_and_wait(
+            task, fl_ctx, min_responses=self.min_responses, abort_signal=abort_signal
+        )
+
+    def process_result_of_unknown_task(self, *_: Any) -> None:
+        """Nothing."""
+
+
+class Greet(Executor):
+    """Answer with nothing at all."""
+
+    def execute(
+        self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
+    ) -> Shareable:
+        """An empty census."""
+        return DXO(DataKind.WEIGHT_DIFF, data={}, meta={"polyclinic": {}}).to_shareable()
