@@ -1,0 +1,154 @@
+"""``polyclinic compare``: methods against each other in one process per repeat, no FLARE."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from polyclinic.algorithms.presets import Method
+from polyclinic.cli import output
+from polyclinic.comparison.experiment import Plan, chosen_methods, run_plan, site_folders
+from polyclinic.errors import StudyError
+from polyclinic.evaluation.summary import summarise
+from polyclinic.jobs import load_job
+from polyclinic.study import Study, load_study
+
+app = typer.Typer()
+
+DEFAULT_METHODS = "local,multi_fedavg,fedmm,centralised"
+
+
+def find_study(sites: tuple[Path, ...], given: Path | None, job: Path | None) -> Study:
+    """The study of ``--study``, of ``--job``, or the first found in a site folder or its parent.
+
+    Raises:
+        StudyError: none anywhere.
+    """
+    if given is not None:
+        return load_study(given if given.is_dir() else given.parent)
+    if job is not None:
+        return load_job(job).study
+    for folder in [p for s in sites for p in (s, s.resolve().parent)]:
+        if (folder / "study.json").is_file():
+            return load_study(folder)
+    raise StudyError(
+        expected="study.json in a site folder or beside it", got="none", remedy="give --study"
+    )
+
+
+def job_method(folder: Path) -> dict[str, Method]:
+    """The algorithm of a job with its own settings, under the job's name."""
+    job = load_job(folder)
+    return {
+        job.name: Method(
+            summary=f"as job {job.name} sets it",
+            client=functools.partial(dataclasses.replace, job.client),  # type: ignore[type-var]
+            server=functools.partial(dataclasses.replace, job.server),  # type: ignore[type-var]
+        )
+    }
+
+
+@app.command()
+def compare(
+    more: Annotated[list[Path] | None, typer.Argument(hidden=True)] = None,
+    sites: Annotated[
+        list[Path] | None,
+        typer.Option("--sites", help="Site folders, or folders that hold them."),
+    ] = None,
+    methods: Annotated[str, typer.Option(help="Names, comma-separated.")] = DEFAULT_METHODS,
+    repeats: Annotated[int, typer.Option(min=1, help="Splits and starts to average over.")] = 10,
+    rounds: Annotated[int, typer.Option(min=0, help="Federated rounds.")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="Repeat r uses seed + r.")] = 0,
+    out: Annotated[Path | None, typer.Option("--json", help="Write records and summary.")] = None,
+    study: Annotated[Path | None, typer.Option(help="study.json, if not beside the sites.")] = None,
+    job: Annotated[Path | None, typer.Option(help="Also compare this job's algorithm.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 2,
+    format: output.FormatOption = "txt",  # noqa: A002
+) -> None:
+    """Train methods on the same sites many times and compare their scores.
+
+    Example: polyclinic compare --sites h1 h2 h3 --methods local,fedmm --repeats 5 --json out.json
+    """
+    folders = site_folders([*(sites or []), *(more or [])])
+    chosen = chosen_methods([m.strip() for m in methods.split(",") if m.strip()])
+    chosen |= job_method(job) if job else {}
+    agreed = find_study(folders, study, job)
+    plan = Plan(folders, agreed, chosen, repeats, rounds, seed, workers)
+    with output.progress("runs", len(plan.tasks())) as advance:
+        records, seconds = run_plan(plan, advance)
+    summary = summarise(records)
+    result: dict[str, Any] = {
+        "records": records,
+        "summary": summary,
+        "seconds": seconds,
+        "settings": settings_of(plan),
+    }
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    output.emit(
+        {k: v for k, v in result.items() if k != "records"},
+        text=lambda: print_summary(summary),
+        format=format,
+    )
+
+
+def settings_of(plan: Plan) -> dict[str, Any]:
+    """Everything needed to run this again."""
+    methods = {}
+    for name, method in plan.methods.items():
+        client, server = method.halves()
+        methods[name] = {
+            "client": _described(client),
+            "server": _described(server),
+            "pool": method.pool,
+            "study": method.adapted(plan.study).fingerprint(),
+        }
+    return {
+        "repeats": plan.repeats,
+        "rounds": plan.rounds,
+        "seed": plan.seed,
+        "study": plan.study.name,
+        "methods": methods,
+    }
+
+
+def _described(half: object) -> dict[str, Any]:
+    """Class and settings of one half of an algorithm."""
+    fields = [f.name for f in dataclasses.fields(half) if f.init]  # type: ignore[arg-type]
+    kind = type(half)
+    path = f"{kind.__module__}.{kind.__qualname__}"
+    return {"path": path, "args": {f: getattr(half, f) for f in fields}}
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """AUROC by method: over sites with interval, and per site."""
+    for test, title in (
+        ("pooled", "all sites' test patients, the site's modalities"),
+        ("own", "each site's own test patients"),
+    ):
+        found = summary.get(test, {}).get("auroc", {})
+        if not found:
+            continue
+        sites = sorted({s for entry in found.values() for s in entry["sites"]})
+        rows = [_row(name, entry, sites) for name, entry in found.items()]
+        columns = ["method", "AUROC", "sd", "95 % interval", "gap closed", *sites]
+        output.table(f"AUROC on {title}", columns, rows)
+
+
+def _row(name: str, entry: dict[str, Any], sites: list[str]) -> list[object]:
+    low, high = entry["interval"]
+    nothing = float("nan")
+    cells = [entry["sites"][s]["mean"] if s in entry["sites"] else nothing for s in sites]
+    closed = entry["gap_closed"]
+    return [
+        name,
+        entry["mean"],
+        nothing if entry["sd"] is None else entry["sd"],
+        f"{low:.3f} to {high:.3f}",
+        "-" if closed is None else f"{closed:.0%}",
+        *cells,
+    ]

@@ -1,0 +1,220 @@
+"""Methods against each other on the same site folders, many repeats, several at a time."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polyclinic.algorithms import presets
+from polyclinic.algorithms.base import Client, Server
+from polyclinic.algorithms.presets import Method
+from polyclinic.comparison.federation import run_federation
+from polyclinic.data.batch import Patients
+from polyclinic.data.cohort import Cohort, merge, open_cohort
+from polyclinic.errors import StudyError
+from polyclinic.evaluation.metrics import scores
+from polyclinic.exchange import State, Tensors
+from polyclinic.settings import load_settings
+from polyclinic.study import Study
+
+SETTINGS_FILE = "polyclinic.yaml"
+Record = dict[str, Any]
+Trained = tuple[State, Tensors]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared.
+
+    Attributes:
+        sites: folders with a ``polyclinic.yaml``.
+        methods: by name.
+        seed: repeat r splits the patients and draws the weights by ``seed + r``.
+    """
+
+    sites: tuple[Path, ...]
+    study: Study
+    methods: dict[str, Method]
+    repeats: int
+    rounds: int
+    seed: int
+    workers: int = 2
+
+    def tasks(self) -> list[tuple[str, int]]:
+        """Method and repeat of every run."""
+        return [(m, r) for r in range(self.repeats) for m in self.methods]
+
+
+def site_folders(given: Sequence[Path]) -> tuple[Path, ...]:
+    """The site folders among these, and inside those that hold site folders.
+
+    Raises:
+        StudyError: a folder without any, or the same one twice.
+    """
+    found: list[Path] = []
+    for folder in given:
+        inside = sorted(p.parent for p in folder.glob(f"*/{SETTINGS_FILE}"))
+        here = [folder] if (folder / SETTINGS_FILE).is_file() else inside
+        if not here:
+            raise StudyError(
+                expected=f"a folder with {SETTINGS_FILE}",
+                got=f"'{folder.name}' without one",
+                remedy="name the site folders, or a folder that holds them",
+            )
+        found += here
+    if len({p.resolve() for p in found}) != len(found):
+        raise StudyError(expected="different sites", got="one twice", remedy="name each site once")
+    return tuple(found)
+
+
+def open_sites(plan: Plan) -> dict[str, Cohort]:
+    """The cohorts of all sites, by site name in order.
+
+    Raises:
+        PolyclinicError: a site that cannot take part, or two of one name.
+    """
+    opened = [open_cohort(load_settings(p / SETTINGS_FILE), plan.study) for p in plan.sites]
+    if len({c.site for c in opened}) != len(opened):
+        raise StudyError(
+            expected="different site names",
+            got="one twice",
+            remedy=f"correct 'site' in {SETTINGS_FILE}",
+        )
+    return {c.site: c for c in sorted(opened, key=lambda c: c.site)}
+
+
+def run_method(
+    cohorts: dict[str, Cohort], study: Study, method: Method, rounds: int, seed: int
+) -> Iterator[tuple[str, str, dict[str, float]]]:
+    """Train one method once; site, test (``own`` or ``pooled``) and scores.
+
+    ``pooled``: all sites' test patients, restricted to the site's modalities, with the
+    evaluation-only ones readable.
+    """
+    drawn = method.adapted(study.model_copy(update={"seed": seed}))
+    sites = {s: replace(c, study=drawn).resplit(seed) for s, c in cohorts.items()}
+    client, server = method.halves()
+    trained = _pooled(sites, client, server, drawn, rounds, method) if method.pool else None
+    if trained is None:
+        result = run_federation(sites, client, server, drawn, rounds)
+        trained = {
+            s: (_slice(server, drawn, p, result.state), result.personal[s])
+            for s, p in sites.items()
+        }
+    whole = [c.with_evaluation_only() for c in sites.values()]
+    for site, patients in sites.items():
+        tests: dict[str, Patients] = {
+            "own": patients,
+            "pooled": merge(whole, patients.modalities),
+        }
+        for test, tested in tests.items():
+            found = client.predict(tested, *trained[site], "test")
+            yield site, test, scores(found["probability"], found["label"])
+
+
+def _slice(server: Server, study: Study, patients: Patients, state: State) -> State:
+    names = server.contract(study).names_for(patients.modalities)
+    return state.restricted(sorted(names))
+
+
+def _pooled(
+    sites: dict[str, Cohort],
+    client: Client,
+    server: Server,
+    study: Study,
+    rounds: int,
+    method: Method,
+) -> dict[str, Trained]:
+    """One model per set of modalities, on the pooled training patients."""
+    every = method.pool == "all"
+    parts = [c.with_evaluation_only() if every else c for c in sites.values()]
+    models: dict[tuple[str, ...], Trained] = {}
+    for patients in sites.values():
+        held = patients.modalities
+        if held not in models:
+            pool = merge(parts, held)
+            result = run_federation({pool.site: pool}, client, server, study, rounds)
+            models[held] = result.state, result.personal[pool.site]
+    return {s: models[p.modalities] for s, p in sites.items()}
+
+
+@dataclass
+class _Worker:
+    """What a worker process holds between runs."""
+
+    plan: Plan
+    cohorts: dict[str, Cohort]
+
+    def run(self, name: str, repeat: int) -> list[Record]:
+        start, plan = time.perf_counter(), self.plan
+        found = run_method(
+            self.cohorts, plan.study, plan.methods[name], plan.rounds, plan.seed + repeat
+        )
+        records: list[Record] = []
+        for site, test, values in found:
+            head = {"method": name, "site": site, "repeat": repeat, "test": test}
+            records += [head | {"metric": k, "value": v} for k, v in values.items() if k != "n"]
+        seconds = {"method": name, "repeat": repeat, "seconds": time.perf_counter() - start}
+        return [*records, seconds]
+
+
+_worker: _Worker | None = None
+
+
+def _start(plan: Plan) -> None:
+    """Prepare a worker process: one thread each, cohorts read once."""
+    global _worker
+    torch.set_num_threads(1)
+    _worker = _Worker(plan, open_sites(plan))
+
+
+def _run(name: str, repeat: int) -> list[Record]:
+    if _worker is None:
+        raise RuntimeError("Expected a started worker.")
+    return _worker.run(name, repeat)
+
+
+def run_plan(plan: Plan, advance: Callable[[int], None]) -> tuple[list[Record], list[Record]]:
+    """All records, and the seconds of every run; ``advance(1)`` after each.
+
+    Every run has its own seeds and one thread, so the number of workers changes no figure.
+    """
+    tasks, done = plan.tasks(), dict[tuple[str, int], list[Record]]()
+    if plan.workers == 1:
+        _start(plan)
+        for task in tasks:
+            done[task] = _run(*task)
+            advance(1)
+    else:
+        # Spawned, not forked: torch's threads do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(plan.workers, context, _start, (plan,)) as pool:
+            futures: dict[Future[list[Record]], tuple[str, int]] = {
+                pool.submit(_run, *task): task for task in tasks
+            }
+            for future in as_completed(futures):
+                done[futures[future]] = future.result()
+                advance(1)
+    every = [record for task in tasks for record in done[task]]
+    return [r for r in every if "metric" in r], [r for r in every if "seconds" in r]
+
+
+def chosen_methods(names: Sequence[str]) -> dict[str, Method]:
+    """Methods by name.
+
+    Raises:
+        StudyError: an unknown name.
+    """
+    unknown = [n for n in names if n not in presets.METHODS]
+    if unknown or not names:
+        raise StudyError(
+            expected=f"methods among {', '.join(presets.METHODS)}",
+            got=", ".join(unknown) or "none",
+            remedy="correct --methods",
+        )
+    return {n: presets.METHODS[n] for n in names}

@@ -1,0 +1,85 @@
+"""What many repeats of many methods say: means, spread, intervals and the share of a gap closed."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from polyclinic.evaluation.metrics import bootstrap_interval
+
+Record = Mapping[str, Any]
+FLOOR, CEILING = "local", "centralised"
+
+
+def summarise(records: Iterable[Record]) -> dict[str, Any]:
+    """By test, metric and method: figures over repeats, for the mean over sites and for each site.
+
+    The mean over sites is taken within a repeat, of the sites for which the metric is defined.
+    ``gap_closed`` is (method - local) / (centralised - local) of those means; ``minus`` holds the
+    paired difference to every other method, repeat by repeat.
+
+    Args:
+        records: ``method``, ``site``, ``repeat``, ``test``, ``metric``, ``value``.
+    """
+    tree: dict[tuple[str, str], dict[str, dict[str, dict[int, float]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(dict))
+    )
+    for r in records:
+        cell = tree[(r["test"], r["metric"])]
+        cell[r["method"]][r["site"]][int(r["repeat"])] = float(r["value"])
+    summary: dict[str, Any] = {}
+    for (test, metric), methods in sorted(tree.items()):
+        summary.setdefault(test, {})[metric] = _by_method(methods)
+    return summary
+
+
+def _by_method(methods: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, Any]:
+    """One metric on one test."""
+    overall = {name: _over_sites(sites) for name, sites in methods.items()}
+    means = {name: float(np.mean(list(v.values()))) for name, v in overall.items()}
+    out: dict[str, Any] = {}
+    for name, sites in methods.items():
+        entry: dict[str, Any] = figures(list(overall[name].values()))
+        entry["sites"] = {s: figures(list(v.values())) for s, v in sorted(sites.items())}
+        entry["gap_closed"] = _gap_closed(means, name)
+        entry["minus"] = {
+            other: figures(_paired(overall[name], overall[other]))
+            for other in methods
+            if other != name and overall[name].keys() & overall[other].keys()
+        }
+        out[name] = entry
+    return out
+
+
+def figures(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation over repeats (n - 1), 95 % bootstrap interval of the mean, and n."""
+    data = np.asarray(values, dtype=np.float64)
+    low, high = bootstrap_interval(data.tolist())
+    return {
+        "mean": float(data.mean()),
+        "sd": float(data.std(ddof=1)) if len(data) > 1 else None,
+        "interval": [low, high],
+        "n": len(data),
+    }
+
+
+def _over_sites(sites: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
+    """Mean over sites of each repeat."""
+    by_repeat: dict[int, list[float]] = defaultdict(list)
+    for values in sites.values():
+        for repeat, value in values.items():
+            by_repeat[repeat].append(value)
+    return {repeat: float(np.mean(v)) for repeat, v in sorted(by_repeat.items())}
+
+
+def _paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:
+    return [ours[r] - theirs[r] for r in sorted(ours.keys() & theirs.keys())]
+
+
+def _gap_closed(means: Mapping[str, float], name: str) -> float | None:
+    """None without both ends, or when there is no gap to close."""
+    if FLOOR not in means or CEILING not in means:
+        return None
+    gap = means[CEILING] - means[FLOOR]
+    return (means[name] - means[FLOOR]) / gap if abs(gap) > 1e-12 else None

@@ -1,0 +1,159 @@
+"""A job folder as the science code sees it: a study and the two halves of an algorithm. No FLARE.
+
+Job JSON is data that another party wrote: a dotted path is resolved only to a class defined under
+``polyclinic.algorithms``, and arguments are bound to its signature before anything is built.
+"""
+
+import importlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from polyclinic.algorithms.base import Client, Server
+from polyclinic.errors import PolyclinicError, StudyError
+from polyclinic.study import Study, load_study
+
+ALGORITHMS = "polyclinic.algorithms."
+CONTROLLER = "polyclinic.flare.controller.Rounds"
+EXECUTOR = "polyclinic.flare.executor.SiteExecutor"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a job says.
+
+    Attributes:
+        rounds_args: arguments of the controller besides the server half.
+        site_args: arguments of the executor besides the client half.
+    """
+
+    name: str
+    study: Study
+    client: Client
+    server: Server
+    rounds: int
+    rounds_args: dict[str, Any]
+    site_args: dict[str, Any]
+
+
+def load_job(folder: Path) -> Job:
+    """The job in ``folder`` (the one with ``meta.json``), built and checked.
+
+    Raises:
+        StudyError: naming every problem that was found.
+    """
+    config = folder / "app" / "config"
+    problems: list[str] = []
+    rounds_args = _component(config / "config_fed_server.json", "workflows", CONTROLLER, problems)
+    site_args = _component(config / "config_fed_client.json", "executors", EXECUTOR, problems)
+    server = _half(rounds_args.pop("server", None), Server, "server", problems)
+    client = _half(site_args.pop("client", None), Client, "client", problems)
+    rounds: Any = rounds_args.get("rounds")
+    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 0:
+        problems.append(f"'rounds' of {CONTROLLER} is not a number of 0 or more")
+    study: Study | None = None
+    try:
+        study = load_study(config)
+        if isinstance(server, Server) and isinstance(client, Client):
+            _agree(server, client, study, problems)
+    except PolyclinicError as error:
+        problems.append(str(error))
+    if problems or study is None:
+        raise StudyError(
+            expected=f"a job '{folder.name}' whose parts fit together",
+            got=f"{len(problems)} problem(s): " + "; ".join(problems),
+            remedy="correct the job's JSON",
+        )
+    halves = cast(Client, client), cast(Server, server)
+    return Job(folder.name, study, *halves, int(rounds), rounds_args, site_args)
+
+
+def build_half(spec: object) -> object:
+    """An instance from ``{"path": ..., "args": {...}}`` with a path under the algorithms.
+
+    Only a class defined in the module its path names is built: a path must not reach what such a
+    module merely imports.
+
+    Raises:
+        StudyError: another path, unknown arguments, or values the class refuses.
+    """
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("path"), str):
+        raise _wrong('{"path": ..., "args": {...}}', type(spec).__name__)
+    path, args = spec["path"], spec.get("args") or {}
+    kind = _class_at(path)
+    if not isinstance(args, Mapping):
+        raise _wrong(f"an object as 'args' of {path}", type(args).__name__)
+    unknown = sorted(set(args) - set(inspect.signature(kind).parameters))
+    if unknown:
+        raise _wrong(f"arguments that {path} takes", ", ".join(f"'{u}'" for u in unknown))
+    try:
+        built: object = kind(**args)
+    except TypeError as error:
+        raise _wrong(f"arguments that {path} takes", str(error)) from None
+    return built
+
+
+def _class_at(path: str) -> type:
+    """The class a dotted path names."""
+    module_name, _, class_name = path.rpartition(".")
+    kind = None
+    if path.startswith(ALGORITHMS) and not class_name.startswith("_"):
+        try:
+            kind = getattr(importlib.import_module(module_name), class_name, None)
+        except ImportError:
+            kind = None
+    if not inspect.isclass(kind) or kind.__module__ != module_name:
+        raise _wrong(f"a class defined under {ALGORITHMS[:-1]}", f"'{path}'")
+    return kind
+
+
+def _component(path: Path, section: str, wanted: str, problems: list[str]) -> dict[str, Any]:
+    """Arguments of the one component ``wanted`` in a section of a config file."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.name}: {type(error).__name__}")
+        return {}
+    entries = config.get(section, []) if isinstance(config, dict) else []
+    for entry in entries if isinstance(entries, list) else []:
+        # An executor sits one level below the tasks it answers.
+        part = entry.get("executor", entry) if isinstance(entry, dict) else {}
+        if part.get("path") == wanted:
+            return dict(part.get("args") or {})
+    problems.append(f"{path.name}: no component {wanted} under '{section}'")
+    return {}
+
+
+def _half(spec: object, protocol: type, name: str, problems: list[str]) -> object:
+    """One half of the algorithm, or None with a problem noted."""
+    try:
+        half = build_half(spec)
+    except PolyclinicError as error:
+        problems.append(f"{name}: {error}")
+        return None
+    if not isinstance(half, protocol):
+        problems.append(f"{name}: not the {name} half of an algorithm")
+        return None
+    return half
+
+
+def _agree(server: Server, client: Client, study: Study, problems: list[str]) -> None:
+    """Note settings that both halves have and on which they differ, and unequal contracts."""
+    ours, theirs = _settings(server), _settings(client)
+    differing = sorted(k for k in ours.keys() & theirs.keys() if ours[k] != theirs[k])
+    if differing:
+        problems.append(f"server and client differ in {', '.join(differing)}")
+    elif server.contract(study) != client.contract(study):
+        problems.append("server and client exchange different tensors")
+
+
+def _settings(half: object) -> dict[str, Any]:
+    parameters = inspect.signature(type(half)).parameters
+    return {name: getattr(half, name) for name in parameters}
+
+
+def _wrong(expected: str, got: str) -> StudyError:
+    return StudyError(expected=expected, got=got, remedy="correct the job's JSON")
