@@ -35,12 +35,14 @@ class VectorColumn:
         fields: (P, F) bool, which values are there.
         mean: the study's centre per feature, empty for the site's own.
         scale: the study's spread per feature, with ``mean``.
+        clip: standardised values are cut to [-clip, clip]; 0 leaves them as they are.
     """
 
     values: Tensor
     fields: Tensor
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
+    clip: float = 0.0
 
     @property
     def present(self) -> Tensor:
@@ -64,6 +66,8 @@ class VectorColumn:
             mean, scale, known = statistics(self.values[train], self.fields[train])
         scaled = (self.values.double() - mean) / scale  # (P, F)
         fields = self.fields & known & (scaled.abs() <= LARGEST)
+        if self.clip:
+            scaled = scaled.clamp(-self.clip, self.clip)
         return VectorColumn(torch.where(fields, scaled, 0.0).float(), fields)
 
     def collate(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +112,11 @@ def read(request: Request) -> Reading:
         values[into] = torch.from_numpy(table.values[np.array(list(places.values()))])
     fields = ~values.isnan()
     column = VectorColumn(
-        values.nan_to_num(0.0), fields, request.modality.mean, request.modality.scale
+        values.nan_to_num(0.0),
+        fields,
+        request.modality.mean,
+        request.modality.scale,
+        request.modality.clip,
     )
     request.tick(len(request.ids))
     return Reading(column, entries, table.absent, table.missing_columns, duplicates, outside)
