@@ -65,7 +65,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def save_tensors(path: Path, tensors: Tensors) -> str:
     """Write tensors as safetensors; returns the SHA-256 of the file in hex."""
-    ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     return write_atomic(path, _encode(ordered))
 
 

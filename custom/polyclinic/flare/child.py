@@ -5,6 +5,7 @@ deadline or when FLARE aborts the run.
 """
 
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -45,6 +46,31 @@ class TaskAborted(SiteError):
     code = "aborted"
 
 
+class Outbox:
+    """Writes messages in order from a thread of its own.
+
+    A hung child reads nothing and a large message would block the sender, who must still hear an
+    abort. A dead child shows itself to the reader; the writer has nothing to add.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self.put = self.messages.put
+        self.thread = threading.Thread(target=self._write, daemon=True)
+        self.thread.start()
+
+    def end(self) -> None:
+        """Stop; returns when the thread is gone, which a dead reader makes prompt."""
+        self.put(None)
+        self.thread.join()
+
+    def _write(self) -> None:
+        with suppress(OSError):
+            while (message := self.messages.get()) is not None:
+                send(self.connection, message)
+
+
 class TrainingProcess:
     """One warm child; ``ask`` starts it when it is not running.
 
@@ -67,6 +93,7 @@ class TrainingProcess:
         self.command = tuple(command) or COMMAND
         self.process: subprocess.Popen[bytes] | None = None
         self.connection: Connection | None = None
+        self.outbox: Outbox | None = None
 
     @property
     def alive(self) -> bool:
@@ -88,13 +115,14 @@ class TrainingProcess:
                 start_new_session=True,
             )
         self.connection = Connection(ours.detach())
+        self.outbox = Outbox(self.connection)
         head = {
             "do": "open",
             "settings": self.settings.model_dump(mode="json"),
             "study": self.study.model_dump(mode="json"),
             "client": self.client,
         }
-        self._send(self.connection, Message(head))
+        self.outbox.put(Message(head))
 
     def ask(self, request: Message, aborted: Callable[[], bool]) -> Message:
         """The child's reply.
@@ -106,11 +134,11 @@ class TrainingProcess:
         """
         if not self.alive:
             self.start()
-        connection = self.connection
-        if connection is None:
+        connection, outbox = self.connection, self.outbox
+        if connection is None or outbox is None:  # stopped by the end of the run meanwhile
             raise self._lost()
         deadline = time.monotonic() + self.settings.max_train_seconds
-        self._send(connection, request)
+        outbox.put(request)
         try:
             while not connection.poll(POLL_SECONDS):
                 if aborted():
@@ -128,23 +156,15 @@ class TrainingProcess:
         """Close the socket and end the child; returns when it is gone."""
         process, self.process = self.process, None
         connection, self.connection = self.connection, None
+        outbox, self.outbox = self.outbox, None
         if process is not None:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGKILL)
             process.wait()
-        if connection is not None:
+        if connection is not None and outbox is not None:
+            outbox.end()
             with suppress(OSError):
                 connection.close()
-
-    def _send(self, connection: Connection, message: Message) -> None:
-        """Write from a thread: a hung child reads nothing, and an abort must still be heard."""
-
-        def write() -> None:
-            # A dead child shows itself to the reader; the writer has nothing to add.
-            with suppress(OSError):
-                send(connection, message)
-
-        threading.Thread(target=write, daemon=True).start()
 
     def _log(self) -> Any:
         """The site's private file for whatever the child prints."""

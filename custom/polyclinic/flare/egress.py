@@ -7,7 +7,7 @@ Guarantees, for every reply the filter returns:
   site holds, and are never ``personal.*``;
 - scalars and metrics are finite numbers under listed names, and no count is below the site's
   smallest cell;
-- an error carries a code, an owner and one sentence without paths, dates or long numbers;
+- an error carries a code, an owner and one sentence without paths, dates, numbers of persons;
 - anything else raises, which FLARE turns into TASK_RESULT_FILTER_ERROR without payload.
 """
 
@@ -43,18 +43,26 @@ SPECIMENS = (
     *("calib.bias", "store.proto.m", "store.count.m", "store.anchor.a"),
 )
 BY_MODALITY = re.compile(r"^(?:enc|head|store\.(?:proto|count))\.([^.]+)")
+WORDS = re.compile(r"[A-Za-z0-9_.]{1,128}")
 DTYPES = frozenset({"float16", "float32", "float64"})
 
 COUNT = re.compile(r"^(n|quarantined)(\.[a-z][a-z0-9_]{0,31})?$")
+SMALL = re.compile(r"/n(/|$)|^quarantined")
 NUMBER = re.compile(r"^t$|" + COUNT.pattern)
 NAME = re.compile(r"^[a-z][a-z0-9_]{0,31}$")
 TEXT = {"fingerprint": re.compile(r"^[0-9a-f]{64}$"), "version": re.compile(r"^[0-9a-z.+]{1,32}$")}
 
 OWNERS = ("researcher", "site IT", "data manager")
 SENTENCE_LENGTH = 600
-# Absolute paths, Windows paths, dates, addresses and long numbers have no place in a sentence.
-SUSPECT = re.compile(r"(?:^|[\s'\"(=:])~?/\w|[A-Za-z]:\\|\d{4}-\d\d-\d\d|\S@\S|\d{6}")
-WITHHELD = "The sentence stayed at the site: it held a path, a date or a long number."
+# What identifies a patient or a place has no place in a sentence. A second net, not a proof.
+SUSPECT = re.compile(
+    r"(?:^|[\s'\"(=:])~?/\w|[A-Za-z]:\\"  # absolute paths
+    r"|\d{4}-\d\d-\d\d|\d{6}|\d{3}-\d\d"  # dates, record numbers, telephone numbers
+    r"|\S@\S|\w\^\w"  # addresses, DICOM person names
+    r"|\d+(?:\.\d+){3}"  # DICOM UIDs, network addresses
+    r"|\b[A-Z0-9]{2,}(?:-[A-Z0-9]{2,}){2}"  # barcodes
+)
+WITHHELD = "The sentence stayed at the site: it held what may identify somebody."
 
 
 class EgressFilter(Filter):
@@ -125,7 +133,8 @@ class EgressFilter(Filter):
     def _tensors(self, data: Mapping[str, Any], held: Sequence[str]) -> dict[str, Any]:
         patterns = [re.compile(_filled(p, held)) for p in self.allow]
         for name, array in data.items():
-            if not isinstance(name, str) or not any(p.fullmatch(name) for p in patterns):
+            plain = isinstance(name, str) and WORDS.fullmatch(name)
+            if not plain or not any(p.fullmatch(name) for p in patterns):
                 raise _refused("tensors this site lets out", f"{len(data)} with another among them")
             found = BY_MODALITY.match(name)
             if name.startswith(PERSONAL) or (found and found[1] not in {*held, "fused"}):
@@ -172,7 +181,7 @@ def _metrics(metrics: object, least: int) -> dict[str, float]:
     for name, value in metrics.items():
         if not isinstance(name, str) or not METRIC_NAME.fullmatch(name) or not is_number(value):
             raise _refused("listed metrics with finite numbers", f"{len(metrics)} with another")
-        if name.endswith("/n") and 0 < value < least:
+        if SMALL.search(name) and 0 < value < least:
             raise _refused(f"no count below {least}", "a smaller one")
     return {name: float(value) for name, value in metrics.items()}
 

@@ -91,5 +91,5 @@ def client_spec(client: Any) -> dict[str, Any]:
     if isinstance(client, Mapping):
         return {"path": client.get("path", ""), "args": dict(client.get("args") or {})}
     kind = type(client)
-    args = asdict(client) if is_dataclass(client) else {}
+    args = asdict(client) if is_dataclass(client) and not isinstance(client, type) else {}
     return {"path": f"{kind.__module__}.{kind.__qualname__}", "args": args}

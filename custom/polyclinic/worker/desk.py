@@ -18,12 +18,15 @@ from polyclinic.algorithms.base import Client, Trained
 from polyclinic.data.batch import Patients, SplitName
 from polyclinic.errors import ContractViolation, StudyError
 from polyclinic.evaluation.metrics import METRIC_NAME, scores
-from polyclinic.exchange import PERSONAL, ROOTS, Contract, State, Tensors
+from polyclinic.exchange import PERSONAL, Contract, State, Tensors
 from polyclinic.settings import SiteSettings
 from polyclinic.study import Study
 from polyclinic.worker.frame import Message, joined
 
+# A weight may grow to several times what one round may add to it.
+VALUES = 10.0
 CLIENTS = "polyclinic.algorithms."
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
 def build_client(spec: Mapping[str, Any]) -> Client:
@@ -64,8 +67,12 @@ def build_client(spec: Mapping[str, Any]) -> Client:
     return client
 
 
-def checked(tensors: Tensors, contract: Contract, held: tuple[str, ...], *, owner: str) -> Tensors:
+def checked(
+    tensors: Tensors, contract: Contract, held: tuple[str, ...], *, slack: float = 1.0
+) -> Tensors:
     """The tensors, when every one of them is as the contract has it for these modalities.
+
+    ``slack`` widens the bound, which the contract gives for an update, to that of values.
 
     Raises:
         ContractViolation: a name, shape, dtype or value that the contract does not allow.
@@ -80,18 +87,21 @@ def checked(tensors: Tensors, contract: Contract, held: tuple[str, ...], *, owne
             got = f"{array.dtype.name} {array.shape}"
         elif not np.isfinite(array).all():
             expected, got = f"finite numbers in '{name}'", "NaN or infinity"
-        elif array.size and float(np.abs(array).max()) > spec.bound:
-            expected, got = f"'{name}' within ±{spec.bound:g}", "larger numbers"
+        elif array.size and float(np.abs(array).max()) > spec.bound * slack:
+            expected, got = f"'{name}' within ±{spec.bound * slack:g}", "larger numbers"
         else:
             continue
         raise ContractViolation(
-            expected=expected, got=got, remedy="make both halves use one contract", owner=owner
+            expected=expected,
+            got=got,
+            remedy="make both halves use one contract",
+            owner="researcher",
         )
     return tensors
 
 
 def floored(scalars: Mapping[str, float], minimum_cell: int) -> dict[str, float]:
-    """Counts ``n`` and ``n.<modality>``, small ones raised to the smallest cell that may be told."""
+    """Counts ``n`` and ``n.<modality>``, small ones raised to the smallest that may be told."""
     counts = {k: v for k, v in scalars.items() if k == "n" or k.startswith("n.")}
     return {k: float(max(v, minimum_cell) if v > 0 else 0.0) for k, v in counts.items()}
 
@@ -143,13 +153,12 @@ class Desk:
 
     def train(self, request: Message) -> Message:
         """One round of local training."""
-        t = int(request.head["t"])
-        trained = self.client.train(
-            self.patients, self._state(request), request.part("personal"), t
-        )
-        checked(trained.update.tensors, self.contract, self.patients.modalities, owner="researcher")
-        scalars = floored(trained.update.scalars, self.settings.minimum_cell) | {"t": float(t)}
-        return self._reply(trained, scalars)
+        t, held = int(request.head["t"]), self.patients.modalities
+        state, personal = self._state(request), request.part("personal")
+        trained = self.client.train(self.patients, state, personal, t)
+        checked(trained.update.tensors, self.contract, held)
+        scalars = floored(trained.update.scalars, self.settings.minimum_cell)
+        return self._reply(trained, scalars | {"t": float(t)})
 
     def finalise(self, request: Message) -> Message:
         """Fit what stays local on the final state; no tensor leaves."""
@@ -159,28 +168,34 @@ class Desk:
         return self._reply(kept, {"t": float(state.round)})
 
     def evaluate(self, request: Message) -> Message:
-        """Scores of the site's own splits, left out where a class has fewer patients than a cell."""
+        """Scores of the site's own splits, where every class has patients enough to be told of."""
         state, personal = self._state(request), request.part("personal")
         metrics: dict[str, float] = {}
         for split in request.head["splits"]:
-            labels = self.patients.labels(split).numpy()
-            if not len(labels):
-                continue
-            told = floored({"n": len(labels)}, self.settings.minimum_cell)
-            metrics[f"{split}/n"] = told["n"]
-            if self._large_enough(labels):
+            if self.patients.size(split) and self._tellable(split):
                 found = self.client.predict(self.patients, state, personal, split)
                 values = scores(found["probability"], found["label"])
                 metrics |= {f"{split}/{k}": v for k, v in values.items()}
-        return Message({"scalars": {}, "metrics": named(metrics)})
+        return Message({"scalars": {}, "metrics": self._metrics(metrics)})
 
-    def _large_enough(self, labels: np.ndarray[Any, Any]) -> bool:
-        counts = np.bincount(labels, minlength=len(self.study.task.classes))
+    def _tellable(self, split: SplitName) -> bool:
+        """Whether no class of the split, or training as a whole, is smaller than a cell."""
+        labels = self.patients.labels(split).numpy()
+        counts = np.bincount(labels) if split != "train" else np.array([len(labels)])
         return bool((counts[counts > 0] >= self.settings.minimum_cell).all())
+
+    def _metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The listed metrics that may be told.
+
+        Raises:
+            ContractViolation: a name that is not listed, or a value that is no finite number.
+        """
+        hidden = tuple(f"{s}/" for s in SPLITS if not self._tellable(s))
+        return {k: v for k, v in listed(metrics).items() if not k.startswith(hidden)}
 
     def _state(self, request: Message) -> State:
         tensors = checked(
-            request.part("state"), self.contract, self.patients.modalities, owner="researcher"
+            request.part("state"), self.contract, self.patients.modalities, slack=VALUES
         )
         return State(tensors, int(request.head["round"]))
 
@@ -192,10 +207,12 @@ class Desk:
 
     def _reply(self, trained: Trained, scalars: Mapping[str, float]) -> Message:
         tensors = joined(update=trained.update.tensors, personal=trained.personal)
-        return Message({"scalars": dict(scalars), "metrics": named(trained.metrics)}, tensors)
+        return Message(
+            {"scalars": dict(scalars), "metrics": self._metrics(trained.metrics)}, tensors
+        )
 
 
-def named(metrics: Mapping[str, float]) -> dict[str, float]:
+def listed(metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics, when every name is on the list and every value finite.
 
     Raises:

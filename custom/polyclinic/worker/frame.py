@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
 from safetensors.numpy import load, save
 
 from polyclinic.exchange import Tensors
@@ -40,7 +41,8 @@ def joined(**parts: Tensors) -> Tensors:
 def send(connection: Connection, message: Message) -> None:
     """Write one message."""
     connection.send_bytes(json.dumps(message.head).encode())
-    connection.send_bytes(save(message.tensors))
+    # safetensors writes memory as it lies, whatever the strides say; asarray keeps shape () as is.
+    connection.send_bytes(save({n: np.asarray(a, order="C") for n, a in message.tensors.items()}))
 
 
 def receive(connection: Connection) -> Message:

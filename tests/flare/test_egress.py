@@ -1,0 +1,241 @@
+"""What leaves a site: the one reply the filter knows, and nothing of the ways around it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.filter import Filter
+from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.utils.task_utils import apply_filters
+from nvflare.private.fed.app.fl_conf import create_privacy_manager
+from nvflare.private.privacy_manager import Scope
+
+from flare.kit import Kit
+from polyclinic.errors import ContractViolation, PolyclinicError, SiteError
+from polyclinic.exchange import Update
+from polyclinic.flare.convert import read_reply, reply
+from polyclinic.flare.egress import ALLOW, WITHHELD, EgressFilter
+from polyclinic.flare.executor import ERROR
+
+SECRET = np.full(3, 7.0, np.float32)
+GOOD = {
+    "enc.cnv.weight": np.ones((2, 3), np.float32),
+    "head.cnv.bias": np.ones(2, np.float32),
+    "head.fused.bias": np.ones(2, np.float32),
+    "fuse.weight": np.ones(3, np.float32),
+    "store.proto.cnv": np.ones((2, 4), np.float32),
+    "store.count.cnv": np.ones(2, np.float32),
+}
+
+
+def trained(tensors: dict[str, Any] | None = None, **scalars: Any) -> Shareable:
+    """A reply to ``train`` as the executor makes it."""
+    update = Update(dict(GOOD if tensors is None else tensors), {"n": 40.0, "t": 1.0} | scalars)
+    return reply(update, {"train/loss": 0.5})
+
+
+def leaves(shareable: Shareable, kit: Kit, task: str = "train", **args: Any) -> Shareable:
+    return EgressFilter(**args).process(shareable, kit.context(task))
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Kit:
+    return Kit(tmp_path)
+
+
+def test_a_good_update_leaves_unchanged(kit: Kit) -> None:
+    out = read_reply(leaves(trained(), kit))
+    assert out.kind == DataKind.WEIGHT_DIFF
+    assert out.tensors.keys() == GOOD.keys()
+    assert all(out.tensors[n] is GOOD[n] for n in GOOD)  # no copy of a large model
+    assert out.scalars == {"n": 40.0, "t": 1.0}
+    assert out.metrics == {"train/loss": 0.5}
+
+
+def test_a_census_leaves_with_its_names(kit: Kit) -> None:
+    facts = {"modalities": ["cnv"], "fingerprint": "a" * 64, "version": "0.1.0", "n.cnv": 16.0}
+    out = read_reply(leaves(reply(Update({}, facts)), kit, "census"))
+    assert (out.tensors, out.scalars) == ({}, facts)
+
+
+def with_meta(key: str, value: Any) -> Shareable:
+    shareable = trained()
+    shareable["DXO"]["meta"][key] = value
+    return shareable
+
+
+def with_entry(key: str, value: Any) -> Shareable:
+    shareable = trained()
+    shareable[key] = value
+    return shareable
+
+
+def error_with_payload() -> Shareable:
+    shareable = trained({"personal.head": SECRET})
+    shareable.set_return_code(ReturnCode.EXECUTION_EXCEPTION)
+    return shareable
+
+
+def dxo(kind: str, data: Any, meta: dict[str, Any] | None = None) -> Shareable:
+    return DXO(kind, data=data, meta=meta).to_shareable()
+
+
+nested = DXO(DataKind.WEIGHT_DIFF, data={"personal.head": SECRET})
+# P12: every way around a filter that looks at the weights of a well-formed DXO only.
+BYPASSES: dict[str, Callable[[], Shareable]] = {
+    "plain": lambda: trained(GOOD | {"personal.head": SECRET}),
+    "return code with payload": error_with_payload,
+    "no DXO": lambda: Shareable({"personal.head": SECRET}),
+    "nested DXO": lambda: trained(GOOD | {"enc.cnv.inner": nested}),
+    "collection": lambda: dxo(DataKind.COLLECTION, {"a": nested}),
+    "metrics kind": lambda: dxo(DataKind.METRICS, {"personal.head": SECRET}),
+    "meta": lambda: with_meta("personal.head", SECRET),
+    "scalar": lambda: trained(**{"n.head": SECRET}),
+    "text scalar": lambda: trained(note="Jane Roe"),
+    "beside the DXO": lambda: with_entry("personal.head", SECRET),
+    "full weights": lambda: dxo(DataKind.WEIGHTS, GOOD),
+    "initial metrics": lambda: with_meta(MetaKey.INITIAL_METRICS, {"loss of Jane Roe": 1.0}),
+    "metric that is an array": lambda: with_meta(MetaKey.INITIAL_METRICS, {"train/loss": SECRET}),
+    "modality not held": lambda: trained(GOOD | {"enc.rna.weight": SECRET}),
+    "personal under a root": lambda: trained(GOOD | {"store.personal.head": SECRET}),
+    "words in a name": lambda: trained(GOOD | {"enc.cnv.Jane Roe": SECRET}),
+    "list": lambda: trained(GOOD | {"fuse.bias": [7.0]}),
+    "integers": lambda: trained(GOOD | {"fuse.bias": SECRET.astype(np.int64)}),
+    "not finite": lambda: trained(GOOD | {"fuse.bias": SECRET * np.nan}),
+    "small count": lambda: trained(n=3.0),
+    "small count in metrics": lambda: with_meta(MetaKey.INITIAL_METRICS, {"test/n": 3.0}),
+}
+
+
+@pytest.mark.parametrize("make", BYPASSES.values(), ids=BYPASSES.keys())
+def test_no_way_around(tmp_path: Path, make: Callable[[], Shareable]) -> None:
+    kit = Kit(tmp_path, {"minimum_cell": 11})
+    with pytest.raises(ContractViolation) as caught:
+        leaves(make(), kit)
+    assert "Jane Roe" not in str(caught.value)
+
+
+def test_unknown_headers_stay(kit: Kit) -> None:
+    shareable = trained()
+    shareable.set_header("note", "Jane Roe")
+    assert "Jane Roe" not in repr(leaves(shareable, kit))
+
+
+@pytest.mark.parametrize("task", ["census", "finalise", "evaluate", "another"])
+def test_only_training_sends_tensors(kit: Kit, task: str) -> None:
+    with pytest.raises(ContractViolation):
+        leaves(trained(), kit, task)
+
+
+def test_an_update_beyond_the_size_limit_stays(kit: Kit) -> None:
+    size = sum(a.nbytes for a in GOOD.values())
+    leaves(trained(), kit, limit_mb=size / 1e6)
+    with pytest.raises(ContractViolation, match="bytes"):
+        leaves(trained(), kit, limit_mb=(size - 1) / 1e6)
+
+
+def test_a_site_may_let_out_less(kit: Kit) -> None:
+    encoders = {"allow": [r"enc\.{held}\..+"]}
+    leaves(trained({"enc.cnv.weight": GOOD["enc.cnv.weight"]}), kit, **encoders)
+    with pytest.raises(ContractViolation):
+        leaves(trained(), kit, **encoders)
+
+
+def test_without_settings_nothing_leaves(kit: Kit) -> None:
+    (kit.root / "local" / "polyclinic.yaml").unlink()
+    with pytest.raises(SiteError):
+        leaves(trained(), kit)
+
+
+# P13: a filter that would protect nothing does not come into being, so the job does not start.
+MISCONFIGURED = {
+    "typo in the regex": {"allow": [r"enc\.(cnv\..+"]},
+    "wrong type": {"allow": r"enc\..+"},
+    "wrong type inside": {"allow": [3]},
+    "zero matches": {"allow": [r"encoder\..+"]},
+    "one of two matches nothing": {"allow": [*ALLOW, r"enk\.{held}\..+"]},
+    "empty": {"allow": []},
+    "limit of nothing": {"limit_mb": 0},
+    "limit that is text": {"limit_mb": "512"},
+    "unknown argument": {"allowed": list(ALLOW)},
+}
+
+
+@pytest.mark.parametrize("args", MISCONFIGURED.values(), ids=MISCONFIGURED.keys())
+def test_a_misconfigured_filter_refuses_to_start(args: dict[str, Any]) -> None:
+    with pytest.raises((SiteError, TypeError)):
+        EgressFilter(**args)
+
+
+@pytest.mark.parametrize("args", MISCONFIGURED.values(), ids=MISCONFIGURED.keys())
+def test_flare_does_not_start_a_job_with_a_misconfigured_filter(
+    kit: Kit, args: dict[str, Any]
+) -> None:
+    import json
+
+    entry = {"path": "polyclinic.flare.egress.EgressFilter", "args": args}
+    scope = {"name": "polyclinic", "properties": {}, "task_result_filters": [entry]}
+    path = kit.root / "local" / "privacy.json"
+    path.write_text(json.dumps({"scopes": [scope]}))
+    workspace = kit.context().get_engine().get_workspace()
+    with pytest.raises(Exception, match=r"privacy\.json|unexpected keyword|EgressFilter"):
+        create_privacy_manager(workspace, names_only=False)
+
+
+def test_an_error_leaves_with_its_words_only(kit: Kit) -> None:
+    words = {"code": "data", "owner": "data manager", "message": "Expected 3 rows, got 2; mend."}
+    shareable = make_reply(ReturnCode.EXECUTION_EXCEPTION, {ERROR: words | {"x": 1}, "note": "y"})
+    out = leaves(shareable, kit)
+    assert out.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert out["__headers__"] == {ERROR: words, "__rc__": ReturnCode.EXECUTION_EXCEPTION}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "could not open /data/brca/TCGA-A1.h5",
+        "could not open '/data/x'",
+        r"could not open D:\slides\x",
+        "born 1951-03-02",
+        "MRN 00123456",
+        "write to jane@roe.example",
+        "call 555-0142",
+        "Roe^Jane has no label",
+        "series 1.2.840.113619.2",
+        "slide TCGA-A1-A0SB is torn",
+        "x" * 601,
+    ],
+)
+def test_a_sentence_that_may_identify_somebody_stays(kit: Kit, message: str) -> None:
+    words = {"code": "data", "owner": "data manager", "message": message}
+    shareable = make_reply(ReturnCode.EXECUTION_EXCEPTION, {ERROR: words})
+    assert leaves(shareable, kit).get_header(ERROR)["message"] == WITHHELD
+
+
+@pytest.mark.parametrize("kind", PolyclinicError.__subclasses__())
+def test_our_own_sentences_pass(kit: Kit, kind: type[PolyclinicError]) -> None:
+    if kind.__init__ is not PolyclinicError.__init__:
+        pytest.skip("has arguments of its own")
+    error = kind(expected="'enc.cnv.weight' as float32 (2, 3)", got="(4,)", remedy="mend it")
+    words = {"code": error.code, "owner": error.owner, "message": str(error)}
+    shareable = make_reply(ReturnCode.BAD_TASK_DATA, {ERROR: words})
+    assert leaves(shareable, kit).get_header(ERROR) == words
+
+
+def test_the_filter_runs_in_the_sites_scope_as_flare_applies_it(kit: Kit) -> None:
+    scope, fl_ctx = Scope(), kit.context("train")
+    scope.add_task_result_filter(EgressFilter(), FilterKey.OUT)
+    fl_ctx.set_prop(FLContextKey.SCOPE_OBJECT, scope)
+
+    def apply(data: Shareable) -> Any:
+        names = Scope.TASK_RESULT_FILTERS_NAME
+        return apply_filters(names, data, fl_ctx, {}, "train", FilterKey.OUT)
+
+    assert from_shareable(apply(trained())).data.keys() == GOOD.keys()
+    with pytest.raises(ContractViolation):
+        apply(trained({"personal.head": SECRET}))
+    assert isinstance(EgressFilter(), Filter)
