@@ -1,0 +1,66 @@
+"""The vector encoder."""
+
+import pytest
+import torch
+
+from polyclinic import models
+from polyclinic.errors import StudyError
+from polyclinic.models.vector import VectorEncoder
+from polyclinic.study import Modality
+
+
+def panel(size: int = 3, **encoder: object) -> Modality:
+    return Modality(
+        kind="vector", features=tuple(f"f{i}" for i in range(size)), encoder=dict(encoder)
+    )
+
+
+def test_the_default_is_two_hidden_elu_layers_with_alpha_dropout_and_a_layer_norm() -> None:
+    encoder = models.build("cnv", panel(), 5)
+
+    assert isinstance(encoder, VectorEncoder)
+    names = [type(layer).__name__ for layer in encoder.hidden]
+    assert names == ["Linear", "ELU", "AlphaDropout"] * 2
+    widths = [layer.out_features for layer in encoder.hidden if isinstance(layer, torch.nn.Linear)]
+    assert widths == [256, 256]
+    assert encoder.out.out_features == 5
+    assert isinstance(encoder.norm, torch.nn.LayerNorm)
+
+
+def test_an_absent_field_counts_as_zero_whatever_stands_there() -> None:
+    encoder = models.build("cnv", panel(hidden=[4]), 5).eval()
+    fields = torch.tensor([[True, False, True]])
+    zero = encoder(torch.tensor([[1.0, 0.0, 2.0]]), fields)
+
+    for garbage in (7.0, float("nan"), float("inf")):
+        assert torch.equal(encoder(torch.tensor([[1.0, garbage, 2.0]]), fields), zero)
+
+
+def test_a_linear_encoder_is_one_linear_map() -> None:
+    encoder = models.build("cnv", panel(network="linear", norm="none"), 5)
+    assert isinstance(encoder, VectorEncoder)
+    x, everything = torch.randn(4, 3), torch.ones(4, 3, dtype=torch.bool)
+
+    expected = x @ encoder.out.weight.T + encoder.out.bias
+
+    torch.testing.assert_close(encoder(x, everything), expected)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "named"),
+    [
+        ({"hiden": [4]}, "hiden"),
+        ({"hidden": [0]}, "hidden.0"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"network": "transformer"}, "network"),
+        ({"norm": "batch"}, "norm"),
+    ],
+)
+def test_an_unknown_or_impossible_setting_is_named(encoder: dict[str, object], named: str) -> None:
+    with pytest.raises(StudyError, match=f"'{named}' of modality 'cnv'"):
+        models.build("cnv", panel(**encoder), 5)
+
+
+def test_a_kind_without_an_encoder_is_refused_by_name() -> None:
+    with pytest.raises(StudyError, match="kind 'volume'"):
+        models.build("mri", Modality(kind="volume", dim=1), 5)
