@@ -148,7 +148,7 @@ class Federation:
             self._spawn(name, ["bash", str(self.kit(name) / "startup" / "sub_start.sh"), "--once"])
 
     def start_ungated_server(self) -> None:
-        """Start the server as somebody would who owns its machine: by no script, past the doctor."""
+        """Start the server as somebody would who owns its machine: past the doctor."""
         module = "nvflare.private.fed.app.server.server_train"
         line = [sys.executable, "-u", "-m", module, "-m", str(self.kit(SERVER))]
         line += ["-s", "fed_server.json", "--set", "secure_train=true", "org=coordination"]

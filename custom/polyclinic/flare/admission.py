@@ -37,7 +37,7 @@ class JobArchiveRefused(StudyError):
 
 
 def check_archive(archive: bytes | str) -> None:
-    """Pass an archive whose directory promises a job of ordinary size, and no way out of its folder.
+    """Pass an archive that promises a job of ordinary size and no way out of its folder.
 
     Nothing is unpacked: ``zipfile`` never writes more than the size that the directory states.
 

@@ -75,7 +75,7 @@ def in_date(kit: Kit) -> Iterator[Finding]:
         elif left <= timedelta(0):
             yield failed(
                 "in-date",
-                f"{path.name} expired {-left.days} day(s) ago",
+                f"{path.name} expired {(-left).days} day(s) ago",
                 "ask the consortium engineer for a kit made with --renew",
                 "site IT",
             )

@@ -44,7 +44,8 @@ def closed_modes(kit: Kit) -> Iterator[Finding]:
                 " if somebody had the chance to copy it",
                 "site IT",
             )
-    lying = [kit.folder, *kit.startup.rglob("*"), *kit.local.rglob("*")]
+    lying = [kit.folder]
+    lying += [p for f in (kit.startup, kit.local) for p in (f, *f.rglob("*"))]
     open_files = [p for p in lying if not p.is_symlink() and p.stat().st_mode & _OTHERS_WRITE]
     if open_files:
         yield failed(
