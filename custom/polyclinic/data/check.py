@@ -188,20 +188,20 @@ def _labels(
     if not records.readings:
         return
     cohort: Cohort = cohort_of(settings, records, study)
+    train = cohort.labels("train")
+    absent = [c for i, c in enumerate(study.task.classes) if not (train == i).any()]
+    if not cohort.size("train"):
+        yield Finding("labels", "failed", "no training patients", remedy="check the manifest")
+    elif absent:
+        message = f"no training patient of: {', '.join(absent)}; AUROC cannot be told"
+        yield Finding("labels", "warning", message)
     prevalence: dict[str, dict[str, int | str]] = {}
-    for split in SPLIT_NAMES:
+    for split in (s for s in SPLIT_NAMES if cohort.size(s)):
         labels = cohort.labels(split)
         counts = {c: int((labels == i).sum()) for i, c in enumerate(study.task.classes)}
         prevalence[split] = suppressed(counts, settings.minimum_cell)
-        absent = [c for c, n in counts.items() if n == 0]
-        if split == "train" and len(absent) == len(counts):
-            yield Finding("labels", "failed", "no training patients", remedy="check the manifest")
-        elif split == "train" and absent:
-            message = f"no training patient of: {', '.join(absent)}; AUROC cannot be told"
-            yield Finding("labels", "warning", message)
         told = ", ".join(f"{c} {n}" for c, n in prevalence[split].items())
-        if cohort.size(split):
-            yield Finding("labels", "ok", f"{split}: {told}")
+        yield Finding("labels", "ok", f"{split}: {told}")
     facts["prevalence"] = prevalence
     facts["minimum_cell"] = settings.minimum_cell
 

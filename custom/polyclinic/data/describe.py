@@ -27,7 +27,7 @@ def describe_cohort(cohort: Cohort) -> dict[str, Any]:
         "cohort": study.name,
         "minimum_cell": minimum,
         "patients": cell(len(records.manifest.patients), minimum),
-        "splits": suppressed({s: cohort.size(s) for s in SPLIT_NAMES}, minimum),
+        "splits": suppressed({s: cohort.size(s) for s in SPLIT_NAMES if cohort.size(s)}, minimum),
         "patterns": suppressed(patterns(present), minimum),
         "quarantine": dict(records.report.counts),
         "modalities": {

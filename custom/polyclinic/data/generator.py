@@ -49,7 +49,7 @@ class Drawn:
 def _draw(site: int, patients: int, rng: np.random.Generator) -> Drawn:
     """Patients whose outcome needs both traits: their sum, with a little noise."""
     traits = rng.standard_normal((patients, 2))
-    score = traits.sum(axis=1) + 0.5 * rng.standard_normal(patients)
+    score = traits.sum(axis=1) + 0.3 * rng.standard_normal(patients)
     labels = (score > 0.3).astype(np.int64)
     return Drawn([f"S{site}-{i:04d}" for i in range(patients)], traits, labels)
 
@@ -83,7 +83,7 @@ def _bags(drawn: Drawn, rng: np.random.Generator, direction: Floats) -> list[Flo
     bags = []
     for trait in drawn.traits[:, 0]:
         bag = rng.standard_normal((int(rng.integers(8, 25)), DIM))
-        bag[: len(bag) // 3] += 1.5 * trait * direction
+        bag[: len(bag) // 3] += 3.0 * trait * direction
         bags.append(rng.permutation(bag))
     return bags
 

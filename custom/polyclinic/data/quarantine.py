@@ -7,13 +7,14 @@ site only, and refers to lines and file hashes, never to a patient.
 
 import csv
 import hashlib
-import os
+import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from polyclinic.errors import DataError, SiteError
+from polyclinic.errors import CheckpointError, DataError, SiteError
+from polyclinic.storage import write_atomic
 
 REASONS: dict[str, str] = {
     "no_patient_id": "the row has no patient id",
@@ -124,19 +125,16 @@ class QuarantineReport:
         Raises:
             SiteError: the site's storage cannot be written.
         """
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["reason", "modality", "reference", "meaning"])
+        for e in self.entries:
+            writer.writerow([e.reason, e.modality, e.reference, REASONS[e.reason]])
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with scratch.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(["reason", "modality", "reference", "meaning"])
-                for e in self.entries:
-                    writer.writerow([e.reason, e.modality, e.reference, REASONS[e.reason]])
-            scratch.replace(path)
-        except OSError as error:
-            scratch.unlink(missing_ok=True)
+            write_atomic(path, text.getvalue().encode())
+        except CheckpointError as error:
             raise SiteError(
                 expected="a storage folder that can be written",
-                got=type(error).__name__,
+                got=error.got,
                 remedy="correct 'storage' in polyclinic.yaml, or free space there",
             ) from None

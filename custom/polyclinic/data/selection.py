@@ -73,6 +73,8 @@ class Selection:
         rows = self._rows[split]
         if generator is not None:
             rows = rows[torch.randperm(rows.numel(), generator=generator)]
+        if not rows.numel():
+            return
         starts = list(range(0, rows.numel(), batch_size))
         if len(starts) > 1 and rows.numel() - starts[-1] == 1:
             starts.pop()

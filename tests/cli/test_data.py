@@ -1,0 +1,70 @@
+"""``polyclinic data`` as a person and a program see it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from polyclinic.cli.main import run
+
+
+def asked(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, dict]:
+    """Exit code and envelope of a command."""
+    code = run([*argv, "--format", "json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_check_finds_study_and_settings_beside_the_site(consortium: Path, capsys) -> None:
+    code, said = asked(capsys, "data", "check", str(consortium / "site-3"))
+    assert (code, said["exit_code"], said["data"]["ok"]) == (0, 0, True)
+    assert said["data"]["quarantine"] == {"bad_label": 2, "no_patient_id": 1, "ragged_row": 1}
+    assert said["data"]["round_bytes"]["up"] > 0
+    assert "S3-" not in json.dumps(said)
+
+
+def test_a_failed_check_leaves_with_1(consortium: Path, tmp_path: Path, capsys) -> None:
+    study = json.loads((consortium / "study.json").read_text())
+    panels = json.loads((consortium / "panels.json").read_text())
+    for name, fields in panels.items():
+        study["modalities"][name] |= fields
+    study["modalities"]["cnv"]["units"] = "GISTIC"
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    argv = ["data", "check", str(consortium / "site-3"), "--study", str(tmp_path / "study.json")]
+    code, said = asked(capsys, *argv)
+    assert (code, said["status"], said["data"]["ok"]) == (1, "failed", False)
+    (failure,) = [f for f in said["data"]["findings"] if f["level"] == "failed"]
+    assert "'GISTIC'" in failure["message"]
+    assert "'log2 ratio'" in failure["message"]
+
+
+def test_bad_input_leaves_with_4(tmp_path: Path, capsys) -> None:
+    code, said = asked(capsys, "data", "check", str(tmp_path))
+    assert (code, said["code"]) == (4, "site")
+
+
+def test_check_reads_well_for_a_person(consortium: Path, capsys) -> None:
+    assert run(["data", "check", str(consortium / "site-2" / "polyclinic.yaml")]) == 0
+    text = capsys.readouterr().out
+    assert "A job would accept this cohort." in text
+    assert "not_finite" in text
+
+
+def test_describe_tells_shape_and_no_id(consortium: Path, capsys) -> None:
+    code, said = asked(capsys, "data", "describe", str(consortium / "site-2"))
+    assert code == 0
+    assert set(said["data"]["patterns"]) == {"cnv+metadata+wsi", "cnv+metadata", "metadata+wsi"}
+    assert "S2-" not in json.dumps(said)
+    assert run(["data", "describe", str(consortium / "site-2")]) == 0
+    assert "who carries what" in capsys.readouterr().out
+
+
+def test_generate_writes_sites_that_check(tmp_path: Path, capsys) -> None:
+    code, said = asked(capsys, "data", "generate", str(tmp_path / "out"), "--seed", "3")
+    assert (code, said["data"]["sites"]) == (0, ["site-1", "site-2", "site-3"])
+    assert asked(capsys, "data", "check", str(tmp_path / "out" / "site-1"))[0] == 0
+
+
+def test_generate_does_not_write_over_anything(tmp_path: Path, capsys) -> None:
+    (tmp_path / "mine").touch()
+    assert asked(capsys, "data", "generate", str(tmp_path))[0] == 4
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]

@@ -1,0 +1,157 @@
+import json
+
+import pytest
+
+from polyclinic.data.check import check_cohort
+from polyclinic.errors import SiteError
+
+
+def report_of(hospital, **more):
+    return check_cohort(hospital.settings(), hospital.study(), **more)
+
+
+def messages(report, check):
+    return [(f.level, f.modality, f.message) for f in report.findings if f.check == check]
+
+
+def sound(hospital, count=40):
+    ids = hospital.patients(count)
+    hospital.vector("v", {p: (i, i % 7, i % 3) for i, p in enumerate(ids)})
+    return ids
+
+
+def test_a_sound_cohort_is_accepted(hospital) -> None:
+    sound(hospital)
+    report = report_of(hospital)
+    assert report.ok
+    assert {f.level for f in report.findings} == {"ok"}
+    assert messages(report, "leakage") == [("ok", "", "0 patient(s) in two splits")]
+
+
+def test_what_fails_here_is_what_open_cohort_refuses(hospital) -> None:
+    ids = sound(hospital)
+    with (hospital.root / "manifest.csv").open("a") as file:
+        file.write(f"{ids[0]},yes\n")
+    report = report_of(hospital)
+    assert not report.ok
+    assert [(f.check, f.level) for f in report.findings if f.level == "failed"] == [
+        ("duplicates", "failed")
+    ]
+    with pytest.raises(Exception, match="1 repeated"):
+        hospital.open()
+
+
+def test_b15_leakage_is_told_as_a_count(hospital) -> None:
+    hospital.split = {"source": "manifest"}
+    rows = [(f"secret-{i // 2}", "yes", ("train", "test")[i % 2]) for i in range(8)]
+    hospital.manifest(rows, "patient_id,outcome,split")
+    hospital.vector("v", {f"secret-{i}": (i, 1, 2) for i in range(4)})
+    report = report_of(hospital)
+    assert messages(report, "leakage") == [("failed", "", "4 patient(s) in two splits")]
+    assert "secret" not in json.dumps([vars(f) for f in report.findings])
+
+
+def test_all_failures_are_found_in_one_pass(hospital) -> None:
+    ids = sound(hospital)
+    hospital.vector("broken", {ids[0]: ("1",)}, ("x",), ("x",))
+    (hospital.root / "broken.csv").write_bytes(b"patient_id,x\x00")
+    hospital.vector("units", dict.fromkeys(ids, ("1",)), ("x",), ("x",), units="tpm")
+    hospital.study_modalities["units"]["units"] = "counts"
+    report = report_of(hospital)
+    assert [f.modality for f in report.findings if f.level == "failed"] == ["broken", "units"]
+
+
+def test_a_manifest_that_cannot_be_read_is_a_failed_check(hospital) -> None:
+    sound(hospital)
+    (hospital.root / "manifest.csv").write_bytes(b"\x00")
+    report = report_of(hospital)
+    assert [f.level for f in report.findings] == ["failed"]
+
+
+def test_an_unknown_cohort_is_bad_input(hospital) -> None:
+    sound(hospital)
+    with pytest.raises(SiteError):
+        check_cohort(hospital.settings(), hospital.study().model_copy(update={"name": "other"}))
+
+
+def test_constant_and_empty_columns_and_missing_ones_are_named(hospital) -> None:
+    ids = hospital.patients(40)
+    hospital.vector(
+        "v",
+        {p: (i, 7, "") for i, p in enumerate(ids)},
+        columns=("vary", "same", "blank"),
+        panel=("vary", "same", "blank", "lost"),
+    )
+    report = report_of(hospital)
+    assert report.ok
+    assert messages(report, "columns") == [
+        ("warning", "v", "1 empty: blank"),
+        ("warning", "v", "1 constant: same"),
+    ]
+    assert messages(report, "panel") == [
+        ("warning", "v", "3 of 4 columns; trained with masks for: lost")
+    ]
+
+
+def test_strange_values_and_rows_of_strangers_are_counted(hospital) -> None:
+    ids = sound(hospital)
+    hospital.vector("v", dict.fromkeys(ids, ("old", "inf", 1)) | {"x": (1, 2, 3)})
+    report = report_of(hospital)
+    assert messages(report, "values") == [("warning", "v", "taken as absent: 40 infinite, 40 text")]
+    assert messages(report, "join")[0][2].startswith("1 row(s)")
+
+
+def test_quarantine_beyond_the_limit_fails_with_reasons(hospital) -> None:
+    ids = hospital.patients(40)
+    hospital.vector("v", {p: (i, 1, 2) for i, p in enumerate(ids[:30])})
+    report = report_of(hospital)
+    ((level, _, message),) = messages(report, "quarantine")
+    assert level == "warning"
+    assert "10 × no_modality" in message
+    hospital.options = {"max_loss_fraction": 0.2}
+    assert not report_of(hospital).ok
+
+
+def test_prevalence_hides_small_cells(hospital) -> None:
+    sound(hospital)
+    report = report_of(hospital)
+    # 20 of each class: 5 of each are held out, 15 train.
+    assert report.facts["prevalence"] == {
+        "train": {"no": 15, "yes": 15},
+        "test": {"no": "<11", "yes": "<11"},
+    }
+
+
+def test_b17_a_one_class_site_is_told_and_accepted(hospital) -> None:
+    hospital.manifest([(f"p{i}", "no") for i in range(20)])
+    hospital.vector("v", {f"p{i}": (i, i % 2, i % 5) for i in range(20)})
+    report = report_of(hospital)
+    assert report.ok
+    assert ("warning", "", "no training patient of: yes; AUROC cannot be told") in messages(
+        report, "labels"
+    )
+
+
+def test_a_cohort_without_training_patients_fails(hospital) -> None:
+    hospital.split = {"source": "manifest"}
+    hospital.manifest([(f"p{i}", "no", "test") for i in range(9)], "patient_id,outcome,split")
+    hospital.vector("v", {f"p{i}": (i, 1, 2) for i in range(9)})
+    assert ("failed", "", "no training patients") in messages(report_of(hospital), "labels")
+
+
+def test_the_size_of_a_round_is_asked_for_the_modalities_trained_on(hospital) -> None:
+    ids = sound(hospital)
+    hospital.vector("w", dict.fromkeys(ids, (1,)), ("x",), ("x",), evaluation_only=True)
+    report = report_of(hospital, round_size=lambda study, held: (len(held) * 10**6, 5 * 10**5))
+    assert report.facts["round_bytes"] == {"up": 10**6, "down": 5 * 10**5}
+    assert messages(report, "round") == [("ok", "", "sends 1.00 MB and receives 0.50 MB")]
+
+
+def test_progress_counts_patients_of_every_modality(hospital) -> None:
+    import numpy as np
+
+    ids = sound(hospital, 12)
+    hospital.bags("wsi", {p: np.ones((2, 2)) for p in ids})
+    told: list[int] = []
+    report_of(hospital, tick=told.append)
+    assert sum(told) == 24

@@ -1,0 +1,88 @@
+import pandas as pd
+import pytest
+
+from polyclinic.data.manifest import read_manifest
+from polyclinic.errors import DataError
+
+
+def manifest_of(hospital):
+    hospital.study_modalities = {"v": {"kind": "vector", "features": ["a"]}}
+    hospital.modalities = {"v": {"kind": "vector", "table": "v.csv"}}
+    return read_manifest(hospital.settings().cohort("tiny"), hospital.study())
+
+
+def test_patients_are_sorted_so_that_row_order_does_not_matter(hospital) -> None:
+    rows = [("b", "no"), ("a", "yes"), ("c", "no")]
+    hospital.manifest(rows)
+    once = manifest_of(hospital).patients
+    assert [(p.pseudonym, p.label) for p in once] == [("a", 1), ("b", 0), ("c", 0)]
+    hospital.manifest(rows[::-1])
+    assert [(p.pseudonym, p.label) for p in manifest_of(hospital).patients] == [
+        (p.pseudonym, p.label) for p in once
+    ]
+
+
+def test_a_row_without_id_or_label_is_set_aside_by_reason_and_line(hospital) -> None:
+    hospital.manifest([("a", "yes"), ("", "no"), ("c", "maybe"), ("d", ""), ("e", "no", "extra")])
+    found = manifest_of(hospital)
+    assert [p.pseudonym for p in found.patients] == ["a"]
+    assert sorted((e.reason, e.reference) for e in found.entries) == [
+        ("bad_label", "manifest line 4"),
+        ("bad_label", "manifest line 5"),
+        ("no_patient_id", "manifest line 3"),
+        ("ragged_row", "manifest"),
+    ]
+    assert found.rows == 5
+
+
+def test_whole_number_labels_may_carry_a_point(hospital) -> None:
+    hospital.manifest([("a", "1.0"), ("b", "0"), ("c", "0.5")])
+    hospital.study_modalities = {"v": {"kind": "vector", "features": ["a"]}}
+    hospital.modalities = {"v": {"kind": "vector", "table": "v.csv"}}
+    study = hospital.study().model_copy(
+        update={"task": hospital.study().task.model_copy(update={"classes": ("0", "1")})}
+    )
+    found = read_manifest(hospital.settings().cohort("tiny"), study)
+    assert [(p.pseudonym, p.label) for p in found.patients] == [("a", 1), ("b", 0)]
+
+
+def test_b15_duplicates_and_leaks_are_counted_and_refused_without_an_id(hospital) -> None:
+    hospital.split = {"source": "manifest"}
+    rows = [("secret-1", "yes", "train"), ("secret-1", "yes", "test"), ("b", "no", "val")]
+    hospital.manifest([*rows, ("b", "no", "validation")], "patient_id,outcome,split")
+    found = manifest_of(hospital)
+    assert (found.duplicates, found.leaks) == (2, 1)
+    with pytest.raises(DataError, match=r"2 repeated row\(s\), 1 patient\(s\)") as refusal:
+        found.require_distinct()
+    assert "secret" not in str(refusal.value)
+
+
+def test_split_words_of_many_tools_mean_three_splits(hospital) -> None:
+    hospital.split = {"source": "manifest"}
+    words = ["train", "Training", "val", "valid", "dev", "VALIDATION", "test", "elsewhere"]
+    rows = [(f"p{i}", "no", w) for i, w in enumerate(words)]
+    hospital.manifest(rows, "patient_id,outcome,split")
+    found = manifest_of(hospital)
+    assert [p.split for p in found.patients] == ["train"] * 2 + ["validation"] * 4 + ["test"]
+    assert [e.reason for e in found.entries] == ["bad_split"]
+
+
+def test_a_missing_column_is_named(hospital) -> None:
+    hospital.manifest([("a", "yes")], "patient_id,diagnosis")
+    with pytest.raises(DataError, match="'outcome'"):
+        manifest_of(hospital)
+
+
+def test_a_parquet_manifest_equals_its_csv_twin(hospital) -> None:
+    hospital.manifest([(1, "yes"), (2, "no")])
+    frame = pd.read_csv(hospital.root / "manifest.csv")
+    frame.to_parquet(hospital.root / "manifest.parquet")
+    text = manifest_of(hospital)
+    source = hospital.settings().cohort("tiny").model_copy(update={"manifest": "manifest.parquet"})
+    assert read_manifest(source, hospital.study()).patients == text.patients
+
+
+def test_no_id_is_in_the_representation_of_a_patient_or_entry(hospital) -> None:
+    hospital.manifest([("secret-1", "yes"), ("secret-2", "?")])
+    found = manifest_of(hospital)
+    assert "secret" not in repr(found)

@@ -1,0 +1,105 @@
+import pytest
+import torch
+
+from polyclinic.data.selection import Selection, union
+from polyclinic.data.vector import VectorColumn
+from polyclinic.errors import StudyError
+from polyclinic.study import parse_study
+
+STUDY = parse_study(
+    {
+        "name": "toy",
+        "task": {"label": "y", "classes": ["no", "yes"]},
+        "modalities": {
+            "a": {"kind": "vector", "features": ["a1"]},
+            "b": {"kind": "vector", "features": ["b1", "b2"]},
+            "w": {"kind": "bag", "dim": 3},
+        },
+    }
+)
+
+
+def column(present: list[bool], width: int) -> VectorColumn:
+    """Patient i holds the number i + 1 everywhere, if anything."""
+    fields = torch.tensor(present)[:, None].expand(-1, width)
+    numbers = torch.arange(1.0, len(present) + 1)[:, None].expand(-1, width)
+    return VectorColumn(torch.where(fields, numbers, 0.0), fields)
+
+
+def selection(site="s", patients=7, a=None, b=None, minimum_cell=1, study=STUDY) -> Selection:
+    columns = {"a": column(a or [True] * patients, 1)}
+    if b is not None:
+        columns["b"] = column(b, 2)
+    labels = torch.arange(patients) % 2
+    return Selection(site, study, columns, labels, ["train"] * patients, minimum_cell)
+
+
+def test_patients_that_carry_nothing_are_in_no_split() -> None:
+    chosen = selection(patients=3, a=[True, False, False], b=[False, True, False])
+    assert chosen.size("train") == 2
+    assert chosen.labels("train").tolist() == [0, 1]
+    assert (chosen.count("train", "a"), chosen.count("train", "b")) == (1, 1)
+    assert chosen.count("train", "unheard") == 0
+    assert chosen.size("test") == 0
+    assert list(chosen.batches("test", 4)) == []
+
+
+@pytest.mark.parametrize(
+    ("patients", "size", "expected"),
+    [(7, 3, [3, 4]), (6, 3, [3, 3]), (8, 3, [3, 3, 2]), (1, 3, [1]), (3, 1, [1, 2]), (4, 3, [4])],
+)
+def test_a_last_batch_of_one_joins_the_one_before(patients, size, expected) -> None:
+    assert [b.size for b in selection(patients=patients).batches("train", size)] == expected
+
+
+def test_without_a_generator_the_order_is_that_of_labels() -> None:
+    chosen = selection()
+    labels = torch.cat([b.labels for b in chosen.batches("train", 3)])
+    assert torch.equal(labels, chosen.labels("train"))
+
+
+def test_a_generator_shuffles_the_same_way_for_the_same_seed() -> None:
+    chosen = selection()
+
+    def order(seed: int) -> list[float]:
+        generator = torch.Generator().manual_seed(seed)
+        batches = chosen.batches("train", 3, generator)
+        return torch.cat([b.inputs["a"][:, 0] for b in batches]).tolist()
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+    assert sorted(order(1)) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_inputs_are_zero_where_a_patient_lacks_the_modality() -> None:
+    chosen = selection(patients=4, b=[True, False, True, False])
+    for batch in chosen.batches("train", 2):
+        for name in batch.inputs:
+            assert not batch.inputs[name][~batch.fields[name]].any()
+            assert torch.equal(batch.present[name], batch.fields[name].any(dim=1))
+
+
+def test_restricting_drops_the_patients_that_carry_nothing_more() -> None:
+    chosen = selection(patients=3, a=[True, True, False], b=[True, False, True])
+    assert chosen.restricted(["b"]).size("train") == 2
+    assert chosen.restricted(["b"]).modalities == ("b",)
+
+
+def test_union_is_all_patients_of_all_sites_with_any_of_the_modalities() -> None:
+    one = selection("one", 3, a=[True, True, False], b=[False, True, True])
+    two = selection("two", 2, minimum_cell=11)
+    both = union([one, two], ["a", "b", "w"], "all")
+    assert both.modalities == ("a", "b", "w")
+    assert (both.size("train"), both.count("train", "a"), both.count("train", "b")) == (5, 4, 2)
+    assert both.minimum_cell == 11
+    (batch,) = both.batches("train", 9)
+    assert batch.inputs["a"][:, 0].tolist() == [1, 2, 0, 1, 2]
+    assert batch.present["b"].tolist() == [False, True, True, False, False]
+    assert batch.inputs["w"].shape == (5, 1, 3)
+    assert union([one, two], ["b"], "all").size("train") == 2
+
+
+def test_union_refuses_patients_of_different_studies() -> None:
+    other = STUDY.model_copy(update={"seed": 1})
+    with pytest.raises(StudyError, match="2 studies"):
+        union([selection(), selection(study=other)], ["a"], "all")
