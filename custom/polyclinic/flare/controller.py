@@ -36,6 +36,7 @@ from polyclinic.flare.aggregator import UpdateAggregator
 from polyclinic.flare.bulletin import Bulletin
 from polyclinic.flare.census import Announcement, read_census
 from polyclinic.flare.convert import CENSUS, EVALUATE, FINALISE, TRAIN, read_reply, task_data
+from polyclinic.flare.endurance import bear_return_codes
 from polyclinic.flare.gathering import Attendance, Gathering
 from polyclinic.flare.guard import Refused
 from polyclinic.flare.runbook import RunBook, run_folder
@@ -128,6 +129,7 @@ class Rounds(Controller):
         except PolyclinicError as error:
             self.system_panic(str(error), fl_ctx)
             return
+        bear_return_codes(fl_ctx)
         self._abort, self._fl_ctx = abort_signal, fl_ctx
         status, reason = "completed", ""
         try:
