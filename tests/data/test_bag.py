@@ -145,3 +145,12 @@ def test_join_and_absent() -> None:
     whole = join([absent(1, modality), absent(2, modality)])
     assert whole.present.tolist() == [False] * 3
     assert whole.collate(torch.tensor([0, 2]))[0].shape == (2, 1, 3)
+
+
+def test_b15_the_same_slide_under_two_patients_is_noticed(hospital) -> None:
+    ids = hospital.patients(4)
+    bags = constant_bags(ids, [2, 3, 2, 3])
+    bags[ids[3]] = bags[ids[1]]
+    hospital.bags("wsi", bags)
+    notes = hospital.open().records.readings["wsi"].notes
+    assert notes == ("1 slide(s) have exactly the features of another",)

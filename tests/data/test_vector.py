@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from polyclinic.data.vector import VectorColumn, absent, join, statistics
+from polyclinic.data.vector import VectorColumn, absent, join, statistics, twins
 from polyclinic.errors import DataError
 from polyclinic.study import Modality
 
@@ -124,3 +124,13 @@ def test_rows_without_id_and_ragged_rows_are_set_aside(hospital) -> None:
     cohort = hospital.open()
     # The last two patients of the manifest carry nothing else: they are set aside as well.
     assert cohort.quarantine.counts == {"no_modality": 2, "no_patient_id": 1, "ragged_row": 1}
+
+
+def test_b15_the_same_measurements_under_two_ids_are_noticed() -> None:
+    fractions = [0.5 + i for i in range(8)]
+    assert twins(column([fractions, [*fractions[:7], 0.25], fractions, fractions])) == 2
+
+
+def test_repeated_calls_and_counts_are_no_twins() -> None:
+    assert twins(column([[0.0, 1.0, -2.0] * 5] * 3)) == 0
+    assert twins(column([[0.5] * 7 + [1.0]] * 2)) == 0

@@ -132,6 +132,8 @@ class _Collected:
     nbytes: int = 0
     tiles_um: set[float] = field(default_factory=set)
     unstated: int = 0
+    contents: set[bytes] = field(default_factory=set)
+    twins: int = 0
 
     def bag(self, pseudonym: str, table: SlideTable) -> Bag | None:
         """The bag of a patient, or ``None`` when no slide of it can be read."""
@@ -150,6 +152,9 @@ class _Collected:
             found.append(slide.features)
             self.tiles_um |= {slide.tile_um} - {0.0}
             self.unstated += not slide.stated
+            content = hashlib.sha256(slide.features.tobytes()).digest()
+            self.twins += content in self.contents
+            self.contents.add(content)
         if not found:
             return None
         every = torch.from_numpy(np.concatenate(found))
@@ -168,6 +173,8 @@ class _Collected:
             notes.append(f"tiles of different sizes in micrometres: {sizes}")
         if self.unstated and self.request.modality.extractor:
             notes.append(f"{self.unstated} file(s) do not name their extractor")
+        if self.twins:
+            notes.append(f"{self.twins} slide(s) have exactly the features of another")
         if table.unlisted:
             notes.append(f"{table.unlisted} file(s) are not in the slide table")
         return tuple(notes)

@@ -123,7 +123,7 @@ def _modality(request: Request, reading: Reading) -> Iterable[Finding]:
         message = f"{reading.outside} row(s) or file(s) of patients outside the manifest"
         yield Finding("join", "warning", message, name, "check the ids of the manifest")
     for note in reading.notes:
-        yield Finding("files", "warning", note, name)
+        yield Finding("content", "warning", note, name)
 
 
 def _panel(panel: tuple[str, ...], missing: tuple[str, ...], name: str) -> Finding:

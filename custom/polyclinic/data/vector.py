@@ -24,6 +24,8 @@ from polyclinic.study import Modality
 ROUNDING = 1e-7
 # Standardised values beyond this are typing errors; they would overflow a model's float32.
 LARGEST = 1e6
+# Numbers with a fraction that a row needs before its repetition is no coincidence.
+DISTINCTIVE = 8
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,19 @@ def read(request: Request) -> Reading:
         request.modality.clip,
     )
     request.tick(len(request.ids))
-    return Reading(column, entries, table.absent, table.missing_columns, duplicates, outside)
+    same = twins(column)
+    notes = (f"{same} patient(s) have exactly the values of another",) if same else ()
+    return Reading(column, entries, table.absent, table.missing_columns, duplicates, outside, notes)
+
+
+def twins(column: VectorColumn) -> int:
+    """Patients whose values equal an earlier patient's: one person under two ids, most likely.
+
+    Only rows with several fractions count; calls, flags and counts repeat by nature.
+    """
+    fractions = (column.values.frac() != 0).sum(dim=1) >= DISTINCTIVE
+    rows = column.values[fractions].numpy()
+    return len(rows) - len({row.tobytes() for row in rows})
 
 
 def _joined(
