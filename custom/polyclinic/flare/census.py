@@ -7,6 +7,7 @@ from nvflare.apis.dxo import DataKind
 
 from polyclinic.flare.convert import Reply, is_number
 from polyclinic.flare.guard import Refused
+from polyclinic.ledger import Record
 from polyclinic.study import Study
 
 _QUARANTINED = "quarantined."
@@ -28,6 +29,15 @@ class Announcement:
     counts: dict[str, float] = field(default_factory=dict)
     quarantined: dict[str, int] = field(default_factory=dict)
     version: str = ""
+
+    def record(self) -> Record:
+        """The announcement as the ledger has it."""
+        return {
+            "modalities": list(self.modalities),
+            "counts": self.counts,
+            "quarantined": self.quarantined,
+            "version": self.version,
+        }
 
 
 def read_census(reply: Reply, study: Study) -> Announcement:
