@@ -99,6 +99,25 @@ def test_a_damaged_parquet_file_is_refused(tmp_path) -> None:
             read_values(path, "patient_id", ["x"])
 
 
+def test_a_mutated_parquet_file_is_read_or_refused(tmp_path) -> None:
+    path = tmp_path / "t.parquet"
+    ids = [f"p{i}" for i in range(50)]
+    pd.DataFrame({"patient_id": ids, "x": np.arange(50.0), "y": "a"}).to_parquet(path)
+    whole = path.read_bytes()
+    refusals = 0
+    for seed in range(600):
+        rng = np.random.default_rng(seed)
+        mutant = bytearray(whole)
+        for at in rng.integers(0, len(mutant), int(rng.integers(1, 12))):
+            mutant[at] = int(rng.integers(256))
+        path.write_bytes(mutant)
+        try:
+            read_values(path, "patient_id", ["x", "y"])
+        except DataRejected:
+            refusals += 1
+    assert 0 < refusals < 600
+
+
 def test_ids_are_text_without_the_point_of_whole_floats() -> None:
     assert [as_id(v) for v in (7.0, "007", None, float("nan"), " p ", 3)] == [
         "7",

@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from polyclinic.data.batch import SplitName
 from polyclinic.data.quarantine import Entry
-from polyclinic.data.table import PARQUET, parse, read_bytes, refused, require_distinct
-from polyclinic.data.values import as_id, parquet_key
+from polyclinic.data.table import PARQUET, parse, read_bytes, require_distinct
+from polyclinic.data.values import as_id, parquet_faults, parquet_key
 from polyclinic.errors import DataError
 from polyclinic.settings import CohortSource
 from polyclinic.study import Study
@@ -111,24 +110,14 @@ def _rows(path: Path, key: str) -> tuple[tuple[str, ...], list[tuple[int, dict[s
 def _parquet_rows(
     path: Path, key: str
 ) -> tuple[tuple[str, ...], list[tuple[int, dict[str, str]]], int]:
-    try:
+    rows = []
+    with parquet_faults(path):
         schema = pq.read_schema(path)
         require_distinct(tuple(schema.names), path)
         at = parquet_key(schema, path, key)
-        table = pq.read_table(path, use_threads=False)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise refused(
-            "unreadable_table",
-            path,
-            expected="a parquet manifest that can be opened",
-            got=type(error).__name__,
-            remedy="write the manifest again",
-        ) from None
-    rows = []
-    for i, row in enumerate(table.to_pylist()):
-        cells = {str(n): as_id(v) for n, v in row.items()}
-        cells[key] = cells[at]
-        rows.append((i + 2, cells))
+        for i, row in enumerate(pq.read_table(path, use_threads=False).to_pylist()):
+            cells = {str(n): as_id(v) for n, v in row.items()}
+            rows.append((i + 2, {**cells, key: cells[at]}))
     return (*schema.names, key), rows, 0
 
 

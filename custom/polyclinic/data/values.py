@@ -3,7 +3,8 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from polyclinic.data.table import (
 
 Floats = npt.NDArray[np.float32]
 BLANK = frozenset({"", "na", "n/a", "nan", "null", "none", ".", "-", "<na>"})
+# Beside Arrow's own errors: undecodable text is a ValueError, hostile metadata the others.
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 
 
@@ -155,15 +158,16 @@ def parquet_key(schema: Any, path: Path, key: str) -> str:
     raise missing_key(path, (key,))
 
 
-def _from_parquet(path: Path, key: str, columns: Sequence[str]) -> ValueTable:
+@contextmanager
+def parquet_faults(path: Path) -> Iterator[None]:
+    """Turn everything that a damaged parquet file raises into one refusal.
+
+    Raises:
+        DataRejected: ``unreadable_table``.
+    """
     try:
-        schema = pq.read_schema(path)
-        require_distinct(tuple(schema.names), path)
-        at = parquet_key(schema, path, key)
-        wanted = set(columns)
-        present = [n for n in schema.names if n in wanted and n != at]
-        table = pq.read_table(path, columns=[at, *present], use_threads=False)
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        yield
+    except (*_DAMAGED, pa.ArrowException) as error:
         raise refused(
             "unreadable_table",
             path,
@@ -171,11 +175,21 @@ def _from_parquet(path: Path, key: str, columns: Sequence[str]) -> ValueTable:
             got=type(error).__name__,
             remedy="write the table again",
         ) from None
-    ids = [as_id(v) for v in table.column(at).to_pylist()]
+
+
+def _from_parquet(path: Path, key: str, columns: Sequence[str]) -> ValueTable:
     causes: Counter[str] = Counter()
-    wide = np.empty((len(ids), len(present)))
-    for i, name in enumerate(present):
-        wide[:, i] = _column(table.column(name), causes)
+    with parquet_faults(path):
+        schema = pq.read_schema(path)
+        require_distinct(tuple(schema.names), path)
+        at = parquet_key(schema, path, key)
+        wanted = set(columns)
+        present = [n for n in schema.names if n in wanted and n != at]
+        table = pq.read_table(path, columns=[at, *present], use_threads=False)
+        ids = [as_id(v) for v in table.column(at).to_pylist()]
+        wide = np.empty((len(ids), len(present)))
+        for i, name in enumerate(present):
+            wide[:, i] = _column(table.column(name), causes)
     causes["blank"] += int(np.isnan(wide).sum()) - causes["text"]
     values, missing = _arranged(to_float32(wide, causes), present, columns)
     lines = [i + 2 for i in range(len(ids))]
