@@ -119,10 +119,6 @@ class Services:
         self._nvflare("job", "download", self.job_id, "-o", str(result))
         return result
 
-    def site_folders(self) -> list[Path]:
-        """The generated hospitals."""
-        return [self.consortium / site for site in SITES]
-
     # -- commands -------------------------------------------------------------------------------
 
     def _nvflare(self, *words: str, kit: bool = True, seconds: int = 90) -> dict[str, Any]:

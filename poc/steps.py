@@ -49,16 +49,12 @@ def report(poc: Services) -> None:
     """Download the result, run the same methods in one process, write the page."""
     result = poc.download()
     comparison = poc.workspace / "compare.json"
-    rounds = json.loads((JOB / "app/config/config_fed_server.json").read_text("utf-8"))
-    sites = [str(folder) for folder in poc.site_folders()]
+    config = json.loads((JOB / "app/config/config_fed_server.json").read_text("utf-8"))
+    rounds = config["workflows"][0]["args"]["rounds"]
     polyclinic = [sys.executable, "-m", "polyclinic.cli.main"]
-    command = [*polyclinic, "compare", "--methods", METHODS, "--repeats", str(REPEATS)]
-    command += ["--rounds", str(rounds["workflows"][0]["args"]["rounds"]), "--json"]
-    subprocess.run(
-        [*command, str(comparison), *(word for s in sites for word in ("--sites", s))],
-        check=True,
-        stdin=subprocess.DEVNULL,
-    )
+    command = [*polyclinic, "compare", "--sites", str(poc.consortium), "--methods", METHODS]
+    command += ["--repeats", str(REPEATS), "--rounds", str(rounds), "--json", str(comparison)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     page = poc.workspace / "report.html"
     command = [*polyclinic, "run", "report", str(result), "--compare", str(comparison)]
     subprocess.run([*command, "-o", str(page)], check=True, stdin=subprocess.DEVNULL)

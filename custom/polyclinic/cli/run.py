@@ -1,0 +1,111 @@
+"""``polyclinic run``: what came of a run, from its ledger."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from polyclinic.cli import output
+from polyclinic.errors import CheckpointError, StudyError
+from polyclinic.ledger import read_ledger
+
+app = typer.Typer(no_args_is_help=True)
+
+Place = Annotated[
+    Path,
+    typer.Argument(help="ledger.jsonl, or a folder that holds one: a run's, or a downloaded job."),
+]
+
+
+@app.command("report")
+def report(
+    place: Place,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Page to write.")] = Path("report.html"),
+    compare: Annotated[
+        Path | None, typer.Option("--compare", help="What 'polyclinic compare --json' wrote.")
+    ] = None,
+    format: output.FormatOption = "txt",  # noqa: A002
+) -> None:
+    """One HTML page about a run, with its pictures inside."""
+    # matplotlib and Jinja2 are for this command alone.
+    from polyclinic.evaluation.report import ledger_hash, render, site_rows
+
+    with output.guarded(format):
+        ledger = find_ledger(place)
+        records = read_ledger(ledger)
+        if not any(r.get("kind") == "start" for r in records):
+            raise CheckpointError(
+                expected="a ledger that starts with a run's first line",
+                got=f"{len(records)} record(s) without it",
+                remedy="point at the ledger of a run that has begun",
+            )
+        comparison = _json(compare) if compare else None
+        page = render(records, study=_study(ledger), comparison=comparison)
+        _write(out, page)
+        facts: dict[str, Any] = {
+            "page": str(out),
+            "ledger": ledger_hash(records),
+            "sites": [{"name": s.name, "auroc": s.auroc} for s in site_rows(records)],
+        }
+        output.emit(
+            facts,
+            text=lambda: output.screen.print(f"wrote {out}", markup=False, soft_wrap=True),
+            format=format,
+        )
+
+
+def find_ledger(place: Path) -> Path:
+    """The one ledger at or below a place.
+
+    Raises:
+        CheckpointError: none, or several.
+    """
+    if place.is_file():
+        return place
+    found = sorted(p for p in place.rglob("ledger.jsonl") if p.is_file())
+    if len(found) != 1:
+        raise CheckpointError(
+            expected="one ledger.jsonl",
+            got=f"{len(found)}",
+            remedy="name the ledger itself, or the folder of one run",
+            owner="researcher",
+        )
+    return found[0]
+
+
+def _study(ledger: Path) -> dict[str, Any]:
+    """The study beside the ledger, or in the job that was downloaded with it; {} when neither."""
+    near = [ledger.parent / "study.json"]
+    for folder in ledger.parents[:4]:
+        near += sorted(folder.glob("app/config/study.json"))
+        near += sorted(folder.glob("job/app/config/study.json"))
+    return next((_json(path) for path in near if path.is_file()), {})
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            expected=f"a JSON file at {path.name}",
+            got=type(error).__name__,
+            remedy="name another file",
+        ) from None
+    if not isinstance(content, dict):
+        raise StudyError(
+            expected=f"an object in {path.name}", got="something else", remedy="name another file"
+        )
+    return content
+
+
+def _write(path: Path, page: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise StudyError(
+            expected="a place that can be written",
+            got=type(error).__name__,
+            remedy="name another with -o",
+        ) from None

@@ -1,0 +1,63 @@
+"""polyclinic run report: from a ledger, wherever it lies."""
+
+import json
+
+import pytest
+
+from polyclinic.cli import main
+from polyclinic.ledger import Ledger
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "result" / "workspace" / "polyclinic"
+    ledger = Ledger(folder / "ledger.jsonl")
+    ledger.append({"kind": "start", "run": "r1", "rounds": 0, "min_sites": 2, "study": "ab"})
+    ledger.append({"kind": "census", "sites": {"a": {"modalities": ["he"], "counts": {"n": 3}}}})
+    ledger.append({"kind": "end", "status": "completed", "reason": "", "round": 0})
+    return tmp_path / "result"
+
+
+@pytest.mark.parametrize("below", ["", "workspace", "workspace/polyclinic/ledger.jsonl"])
+def test_the_ledger_is_found_at_or_below_the_place(run, tmp_path, below, capsys):
+    page = tmp_path / "out" / "page.html"
+    assert main.run(["run", "report", str(run / below), "-o", str(page)]) == 0
+    assert "completed" in page.read_text()
+
+
+def test_the_study_of_the_downloaded_job_gives_the_page_its_name(run, tmp_path):
+    config = run / "job" / "app" / "config"
+    config.mkdir(parents=True)
+    (config / "study.json").write_text(
+        json.dumps({"name": "lungs", "task": {"label": "y", "classes": ["no", "yes"]}})
+    )
+    page = tmp_path / "page.html"
+    assert main.run(["run", "report", str(run), "-o", str(page)]) == 0
+    assert "<h1>lungs</h1>" in page.read_text()
+
+
+def test_a_place_without_a_ledger_or_with_several_is_refused(run, tmp_path, capsys):
+    assert main.run(["run", "report", str(tmp_path / "nowhere")]) == 4
+    Ledger(run / "other" / "ledger.jsonl").append({"kind": "start"})
+    assert main.run(["run", "report", str(run), "--format", "json"]) == 4
+    assert json.loads(capsys.readouterr().out)["message"].endswith("got 2.")
+
+
+def test_an_altered_ledger_is_refused(run, tmp_path, capsys):
+    path = run / "workspace/polyclinic/ledger.jsonl"
+    path.write_text(path.read_text().replace('"r1"', '"r2"'))
+    assert main.run(["run", "report", str(run), "-o", str(tmp_path / "p.html")]) == 4
+    assert "unbroken chain" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "p.html").exists()
+
+
+def test_an_empty_ledger_is_refused(tmp_path):
+    (tmp_path / "ledger.jsonl").touch()
+    assert main.run(["run", "report", str(tmp_path), "-o", str(tmp_path / "p.html")]) == 4
+
+
+@pytest.mark.parametrize("content", ["[]", "{", ""])
+def test_a_comparison_that_is_none_is_refused(run, tmp_path, content):
+    (tmp_path / "c.json").write_text(content)
+    argv = ["run", "report", str(run), "--compare", str(tmp_path / "c.json")]
+    assert main.run([*argv, "-o", str(tmp_path / "p.html")]) == 4
