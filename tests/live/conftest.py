@@ -33,9 +33,10 @@ def _network() -> None:
 
 
 @pytest.fixture(scope="session")
-def federation(_network: None) -> Iterator[Federation]:
-    """A running federation with three connected hospitals."""
+def federation(_network: None, consortium: Path) -> Iterator[Federation]:
+    """A running federation of three hospitals that hold the generated consortium's data."""
     made = Federation(Path(tempfile.mkdtemp(prefix="pc-")))
+    made.install_data(consortium)
     try:
         yield made.bring_up()
     finally:

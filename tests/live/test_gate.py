@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from federation import SERVER, SITES, Federation, wait_for
 from smalljob import write_job
 
-from federation import SERVER, SITES, Federation, wait_for
 from polyclinic.flare.manifest import NAME
 
 ANYTHING = {"project_admin": "any", "lead": "any"}
