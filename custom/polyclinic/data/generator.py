@@ -193,11 +193,18 @@ def write_study(folder: Path) -> None:
         "name": "demo",
         "task": {"label": "outcome", "classes": list(CLASSES)},
         "embedding": 32,
-        "split": {"source": "random", "test": 0.25, "validation": 0.1},
+        # Enough validation patients of each class to tell a score by round (minimum_cell).
+        "split": {"source": "random", "test": 0.25, "validation": 0.25},
         "modalities": {
-            "wsi": {"kind": "bag", "dim": DIM, "extractor": EXTRACTOR},
-            "cnv": {"kind": "vector", "units": "log2 ratio"},
-            "metadata": {"kind": "vector"},
+            # Small encoders: the tutorial is to take seconds on a laptop.
+            "wsi": {
+                "kind": "bag",
+                "dim": DIM,
+                "extractor": EXTRACTOR,
+                "encoder": {"instance": [64], "attention": 32, "hidden": [64]},
+            },
+            "cnv": {"kind": "vector", "units": "log2 ratio", "encoder": {"hidden": [64]}},
+            "metadata": {"kind": "vector", "encoder": {"hidden": [32]}},
         },
     }
     panels = {"cnv": {"features": list(GENES)}, "metadata": {"features": list(FIELDS)}}
