@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 JOB = HERE.parent / "jobs" / "fedmm_demo"
 WORKSPACE = Path(os.environ.get("POLYCLINIC_POC_WORKSPACE", HERE / "workspace")).resolve()
 METHODS = "local,multi_fedavg,fedmm"
-REPEATS = 3
+REPEATS = 2
 
 
 def data(poc: Services) -> None:

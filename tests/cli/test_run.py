@@ -1,6 +1,7 @@
 """polyclinic run report: from a ledger, wherever it lies."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +62,20 @@ def test_a_comparison_that_is_none_is_refused(run, tmp_path, content):
     (tmp_path / "c.json").write_text(content)
     argv = ["run", "report", str(run), "--compare", str(tmp_path / "c.json")]
     assert main.run([*argv, "-o", str(tmp_path / "p.html")]) == 4
+
+
+def test_the_resume_job_continues_after_the_last_round(tmp_path, capsys):
+    folder = tmp_path / "runs" / "r1"
+    ledger = Ledger(folder / "ledger.jsonl")
+    ledger.append({"kind": "start", "run": "r1", "round": 0, "checkpoint": {}})
+    ledger.append({"kind": "round", "round": 1, "status": "folded", "checkpoint": {}})
+    job = Path(__file__).parents[2] / "jobs" / "fedmm_demo"
+    argv = ["run", "resume", str(folder), "--job", str(job), "-o", str(tmp_path / "out")]
+    assert main.run(argv) == 0
+    config = tmp_path / "out" / "fedmm_demo" / "app" / "config"
+    server = json.loads((config / "config_fed_server.json").read_text())
+    client = json.loads((config / "config_fed_client.json").read_text())
+    assert server["workflows"][0]["args"]["run"] == "r1"
+    assert server["workflows"][0]["args"]["start_round"] == 1
+    assert client["executors"][0]["executor"]["args"]["run"] == "r1"
+    assert main.run(argv) == 4  # the folder exists now

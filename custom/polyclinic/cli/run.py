@@ -55,6 +55,29 @@ def report(
         )
 
 
+@app.command("resume")
+def resume(
+    place: Place,
+    job: Annotated[Path, typer.Option("--job", help="Folder of the job that began the run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder that receives the new job.")],
+    format: output.FormatOption = "txt",  # noqa: A002
+) -> None:
+    """A job that continues a run after the last round in its ledger; submit it like any other."""
+    from polyclinic.flare.resume import make_resume_job  # imports FLARE
+
+    with output.guarded(format):
+        made = make_resume_job(job, find_ledger(place).parent, out / job.resolve().name)
+        output.emit(
+            {"job": str(made)},
+            text=lambda: output.screen.print(
+                f"wrote {made}; submit it with 'nvflare job submit -j {made}'",
+                markup=False,
+                soft_wrap=True,
+            ),
+            format=format,
+        )
+
+
 def find_ledger(place: Path) -> Path:
     """The one ledger at or below a place.
 
