@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from polyclinic.data.generator import generate_consortium
 
@@ -31,4 +32,5 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _one_thread() -> None:
     """One torch thread: tests share a small machine, and sums keep one order."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
+        os.environ.setdefault(name, "1")  # for processes that tests start
+    torch.set_num_threads(1)

@@ -126,7 +126,7 @@ class Client(HeadTraining, Architecture, LocalTraining):
     final_head: Literal["fit", "keep"] = "fit"
     final_epochs: int = 30
     runaway: float = 100.0
-    collapse: float = 1e-4
+    collapse: float = 1e-6
 
     def __post_init__(self) -> None:
         LocalTraining.__post_init__(self)

@@ -20,12 +20,14 @@ class HeadTraining:
 
     Attributes:
         fusion: predict with the ``fused`` head, the mean of the ``unimodal`` ones, or ``both``.
-        unimodal_weight: weight of the unimodal heads' loss beside the fused head's.
+        fused_weight: weight of the fused head's loss in training, whatever ``fusion`` predicts with.
+        unimodal_weight: weight of the unimodal heads' losses beside it.
         modality_dropout: chance that a present modality is hidden from the fused head in training;
             one always stays.
     """
 
     fusion: Fusion = "fused"
+    fused_weight: float = 1.0
     unimodal_weight: float = 1.0
     modality_dropout: float = 0.0
 
@@ -45,6 +47,13 @@ def check_heads(heads: HeadTraining, unimodal_heads: bool) -> None:
         unimodal_heads,
     )
     require(heads.unimodal_weight >= 0, "unimodal_weight", "0 or more", heads.unimodal_weight)
+    require(heads.fused_weight >= 0, "fused_weight", "0 or more", heads.fused_weight)
+    require(
+        heads.fused_weight > 0 or (unimodal_heads and heads.unimodal_weight > 0),
+        "fused_weight",
+        "above 0, or unimodal heads that are trained",
+        heads.fused_weight,
+    )
     require(
         0 <= heads.modality_dropout < 1, "modality_dropout", "in [0, 1)", heads.modality_dropout
     )
@@ -63,16 +72,11 @@ def training_output(model: SiteModel, batch: Batch, dropout: float) -> Output:
 
 
 def heads_loss(output: Output, labels: Tensor, losses: Losses, heads: HeadTraining) -> Tensor:
-    """Task loss of every head that is used, per patient (B,).
+    """Weighted task losses of all heads, per patient (B,).
 
-    With ``fusion`` unimodal the fused head takes no part; a modality's head learns from the
-    patients who have it.
+    A modality's head learns from the patients who have the modality.
     """
-    total = losses(output.fused, labels)
-    if not output.unimodal:
-        return total
-    if heads.fusion == "unimodal":
-        total = torch.zeros_like(total)
+    total = heads.fused_weight * losses(output.fused, labels)
     for m, logits in output.unimodal.items():
         total = total + heads.unimodal_weight * losses(logits, labels) * output.present[m]
     return total

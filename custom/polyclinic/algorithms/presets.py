@@ -24,6 +24,7 @@ class Method:
             ``held`` only as far as sites hold them.
         embedding: D, when it differs from the study's.
         encoders: encoder settings by kind, when they differ from the study's.
+        most_rounds: more rounds than this overtrain it; 0 takes as many as asked for.
     """
 
     summary: str
@@ -34,10 +35,15 @@ class Method:
     pool: Pool = ""
     embedding: int = 0
     encoders: Mapping[Kind, Mapping[str, Any]] = field(default_factory=dict)
+    most_rounds: int = 0
 
     def halves(self) -> tuple[Client, Server]:
         """A fresh client and server."""
         return self.client(**self.client_args), self.server(**self.server_args)
+
+    def rounds(self, asked: int) -> int:
+        """Rounds this method trains when ``asked`` are wanted."""
+        return min(asked, self.most_rounds) if self.most_rounds else asked
 
     def adapted(self, study: Study) -> Study:
         """The study with this method's embedding and encoders."""
@@ -51,6 +57,16 @@ class Method:
             }
         return study.model_copy(update=changes)
 
+
+# The recommended preset, chosen on validation patients: a small network, one epoch a round and few
+# rounds (large ones overtrain), balanced classes, sites weighing alike, and federated linear heads
+# whose mean predicts. The methods ending in _plus share what does not belong to federation.
+SMALL: dict[str, Any] = {
+    "embedding": 64,
+    "encoders": {"vector": {"hidden": [64], "clip": 3.0}},
+}
+GENTLE: dict[str, Any] = {"epochs": 1, "class_balance": True, "head_hidden": 0}
+LATE_FUSION: dict[str, Any] = {"unimodal_heads": True, "fusion": "unimodal"}
 
 METHODS: dict[str, Method] = {
     "local": Method(
@@ -96,5 +112,58 @@ METHODS: dict[str, Method] = {
         client=fedmm.Client,
         server=fedmm.Server,
         client_args={"prototypes": False},
+    ),
+    "fedmm_plus": Method(
+        summary="the recommended preset",
+        client=fedmm.Client,
+        server=fedmm.Server,
+        client_args={**GENTLE, **LATE_FUSION, "prototypes": False, "final_head": "keep"},
+        server_args={"head_hidden": 0, "unimodal_heads": True, "weight": "uniform"},
+        most_rounds=20,
+        **SMALL,
+    ),
+    "fedmm_plus_prototypes": Method(
+        summary="the recommended preset with prototypes",
+        client=fedmm.Client,
+        server=fedmm.Server,
+        client_args={**GENTLE, **LATE_FUSION, "final_head": "keep"},
+        server_args={"head_hidden": 0, "unimodal_heads": True, "weight": "uniform"},
+        most_rounds=20,
+        **SMALL,
+    ),
+    "local_plus": Method(
+        summary="local with the preset's network and training",
+        client=local.Client,
+        server=local.Server,
+        client_args={**GENTLE, **LATE_FUSION},
+        most_rounds=20,
+        **SMALL,
+    ),
+    "multi_fedavg_plus": Method(
+        summary="Multi-FedAvg with the preset's network and training",
+        client=multi_fedavg.Client,
+        server=multi_fedavg.Server,
+        client_args=GENTLE,
+        server_args={"head_hidden": 0},
+        most_rounds=20,
+        **SMALL,
+    ),
+    "centralised_plus": Method(
+        summary="centralised with the preset's network and training",
+        client=local.Client,
+        server=local.Server,
+        client_args=GENTLE,
+        pool="all",
+        most_rounds=10,
+        **SMALL,
+    ),
+    "centralised_held_plus": Method(
+        summary="centralised_held with the preset's network and training",
+        client=local.Client,
+        server=local.Server,
+        client_args=GENTLE,
+        pool="held",
+        most_rounds=10,
+        **SMALL,
     ),
 }

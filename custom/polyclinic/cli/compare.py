@@ -105,6 +105,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
             "client": _described(client),
             "server": _described(server),
             "pool": method.pool,
+            "rounds": method.rounds(plan.rounds),
             "study": method.adapted(plan.study).fingerprint(),
         }
     return {

@@ -96,6 +96,7 @@ def run_method(
     ``pooled``: all sites' test patients, restricted to the site's modalities, with the
     evaluation-only ones readable.
     """
+    rounds = method.rounds(rounds)
     drawn = method.adapted(study.model_copy(update={"seed": seed}))
     sites = {s: replace(c, study=drawn).resplit(seed) for s, c in cohorts.items()}
     client, server = method.halves()

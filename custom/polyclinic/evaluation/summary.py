@@ -9,15 +9,16 @@ import numpy as np
 from polyclinic.evaluation.metrics import bootstrap_interval
 
 Record = Mapping[str, Any]
-FLOOR, CEILING = "local", "centralised"
+FLOOR, CEILING, TUNED = "local", "centralised", "_plus"
 
 
 def summarise(records: Iterable[Record]) -> dict[str, Any]:
     """By test, metric and method: figures over repeats, for the mean over sites and for each site.
 
     The mean over sites is taken within a repeat, of the sites for which the metric is defined.
-    ``gap_closed`` is (method - local) / (centralised - local) of those means; ``minus`` holds the
-    paired difference to every other method, repeat by repeat.
+    ``gap_closed`` is (method - local) / (centralised - local) of those means, with ``local_plus``
+    and ``centralised_plus`` for methods of that ending; ``minus`` holds the paired difference to
+    every other method, repeat by repeat.
 
     Args:
         records: ``method``, ``site``, ``repeat``, ``test``, ``metric``, ``value``.
@@ -78,8 +79,13 @@ def _paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[floa
 
 
 def _gap_closed(means: Mapping[str, float], name: str) -> float | None:
-    """None without both ends, or when there is no gap to close."""
-    if FLOOR not in means or CEILING not in means:
+    """Share of the way from the floor to the ceiling; None without both, or without a gap.
+
+    A tuned method is measured between tuned ends when they are there: a better network alone must
+    not look like federation.
+    """
+    tuned = TUNED if name.endswith(TUNED) and {FLOOR + TUNED, CEILING + TUNED} <= set(means) else ""
+    floor, ceiling = means.get(FLOOR + tuned), means.get(CEILING + tuned)
+    if floor is None or ceiling is None or abs(ceiling - floor) < 1e-12:
         return None
-    gap = means[CEILING] - means[FLOOR]
-    return (means[name] - means[FLOOR]) / gap if abs(gap) > 1e-12 else None
+    return (means[name] - floor) / (ceiling - floor)

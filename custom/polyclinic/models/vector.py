@@ -23,12 +23,14 @@ class VectorSettings(EncoderSettings):
         hidden: widths of the hidden layers.
         dropout: after each hidden layer.
         input_dropout: share of panel fields hidden from a patient in training.
+        clip: standardised values beyond ±clip count as ±clip; 0 does not clip.
     """
 
     network: Literal["snn", "mlp", "linear"] = "snn"
     hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (256, 256)
     dropout: float = Field(default=0.25, ge=0.0, lt=1.0)
     input_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    clip: float = Field(default=0.0, ge=0.0)
 
 
 class VectorEncoder(nn.Module):
@@ -48,6 +50,7 @@ class VectorEncoder(nn.Module):
                 snn = settings.network == "snn"
                 layers.append((nn.AlphaDropout if snn else nn.Dropout)(settings.dropout))
         self.input_dropout = nn.Dropout(settings.input_dropout)
+        self.clip = settings.clip
         self.hidden = nn.Sequential(*layers)
         self.out = nn.Linear(sizes[-1], embedding)
         self.norm = embedding_norm(settings.norm, embedding)
@@ -55,6 +58,8 @@ class VectorEncoder(nn.Module):
     def forward(self, x: Tensor, fields: Tensor) -> Tensor:
         """(B, F), (B, F) bool -> (B, D)."""
         x = torch.where(fields, x, x.new_zeros(()))
+        if self.clip:
+            x = x.clamp(-self.clip, self.clip)
         out: Tensor = self.norm(self.out(self.hidden(self.input_dropout(x))))
         return out
 
