@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from flare.counting import HELD, STUDY, CountingServer
 from polyclinic.errors import CheckpointError
 from polyclinic.exchange import State
 from polyclinic.flare.aggregator import UpdateAggregator
 from polyclinic.flare.convert import Reply
 from polyclinic.flare.guard import Refused
 from polyclinic.study import parse_study
-from flare.counting import HELD, STUDY, CountingServer
 
 STUDY_ = parse_study(STUDY)
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from flare.counting import HELD, STUDY, CountingServer
 from polyclinic.flare.slice import SliceForSite
 from polyclinic.study import parse_study
-from flare.counting import HELD, STUDY, CountingServer
 
 
 def _slices() -> tuple[SliceForSite, CountingServer]:

@@ -4,6 +4,7 @@ An out-of-memory kill costs a reply, not the job; a process that hangs is killed
 deadline or when FLARE aborts the run.
 """
 
+import math
 import os
 import queue
 import signal
@@ -18,12 +19,17 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import polyclinic
 from polyclinic.errors import SiteError
 from polyclinic.settings import SiteSettings
 from polyclinic.study import Study
 from polyclinic.worker.frame import Message, receive, send
 
-COMMAND = (sys.executable, "-m", "polyclinic.worker")
+# The child runs the very package that this process runs, also when a job brought it along; -P and
+# appending keep the working directory and that folder from standing before Python's own modules.
+PACKAGE = str(Path(polyclinic.__file__).parents[1])
+BOOT = f"import sys; sys.path.append({PACKAGE!r}); import polyclinic.worker.__main__ as w; w.main()"
+COMMAND = (sys.executable, "-P", "-c", BOOT)
 LOG_BYTES = 5_000_000
 POLL_SECONDS = 0.2
 
@@ -94,6 +100,7 @@ class TrainingProcess:
         self.process: subprocess.Popen[bytes] | None = None
         self.connection: Connection | None = None
         self.outbox: Outbox | None = None
+        self.ended = False
 
     @property
     def alive(self) -> bool:
@@ -106,7 +113,8 @@ class TrainingProcess:
         ours, theirs = socket.socketpair()
         with theirs, self._log() as log:
             self.process = subprocess.Popen(
-                [*self.command, str(theirs.fileno()), str(os.getpid())],
+                # The folder is for whoever reads ``ps``: which site a process belongs to.
+                [*self.command, str(theirs.fileno()), str(os.getpid()), self.settings.storage],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -124,33 +132,59 @@ class TrainingProcess:
         }
         self.outbox.put(Message(head))
 
-    def ask(self, request: Message, aborted: Callable[[], bool]) -> Message:
+    def ask(
+        self, request: Message, aborted: Callable[[], bool], seconds: float = math.inf
+    ) -> Message:
         """The child's reply.
 
+        Args:
+            request: a task.
+            aborted: asked several times a second whether to give up.
+            seconds: after which nobody wants the reply; the site's own limit holds as well.
+
         Raises:
-            WorkerLost: the child died.
-            WorkerTimeout: it took longer than ``max_train_seconds``.
+            WorkerLost: the child died; another one is warming up.
+            WorkerTimeout: it took too long and was killed; another one is warming up.
             TaskAborted: ``aborted()`` became true; the child is gone.
         """
         if not self.alive:
             self.start()
         connection, outbox = self.connection, self.outbox
-        if connection is None or outbox is None:  # stopped by the end of the run meanwhile
+        if connection is None or outbox is None:  # the run has ended meanwhile
             raise self._lost()
-        deadline = time.monotonic() + self.settings.max_train_seconds
+        limit = min(seconds, self.settings.max_train_seconds)
         outbox.put(request)
         try:
-            while not connection.poll(POLL_SECONDS):
-                if aborted():
-                    raise TaskAborted(expected="a run", got="an abort", remedy="submit again")
-                if time.monotonic() > deadline:
-                    raise self._late()
+            self._wait(connection, aborted, limit)
             return receive(connection)
-        except (EOFError, OSError):
-            raise self._lost() from None
-        except SiteError:
+        except TaskAborted:
             self.stop()
             raise
+        except (EOFError, OSError):
+            error: SiteError = self._lost()
+        except WorkerTimeout as late:
+            error = late
+        if not self.ended:
+            self.start()
+        raise error
+
+    def _wait(self, connection: Connection, aborted: Callable[[], bool], limit: float) -> None:
+        """Return when there is something to read."""
+        deadline = time.monotonic() + limit
+        while not connection.poll(POLL_SECONDS):
+            if aborted():
+                raise TaskAborted(expected="a run", got="an abort", remedy="submit again")
+            if time.monotonic() > deadline:
+                raise WorkerTimeout(
+                    expected=f"an answer within {limit:g} seconds",
+                    got="none",
+                    remedy="raise max_train_seconds or the job's round_deadline, or train less",
+                )
+
+    def end(self) -> None:
+        """Stop for good: the run is over."""
+        self.ended = True
+        self.stop()
 
     def stop(self) -> None:
         """Close the socket and end the child; returns when it is gone."""
@@ -183,11 +217,4 @@ class TrainingProcess:
         )
         return WorkerLost(
             expected="the training process to answer", got=f"its end by {cause}", remedy=hint
-        )
-
-    def _late(self) -> WorkerTimeout:
-        return WorkerTimeout(
-            expected=f"an answer within max_train_seconds = {self.settings.max_train_seconds}",
-            got="none",
-            remedy="raise max_train_seconds in polyclinic.yaml or train fewer epochs",
         )

@@ -22,8 +22,9 @@ import polyclinic
 from polyclinic.algorithms.base import Server
 from polyclinic.errors import PolyclinicError, QuorumLost, StudyError
 from polyclinic.flare.aggregator import UpdateAggregator
+from polyclinic.flare.bundle import check_bundle
 from polyclinic.flare.endurance import bear_return_codes
-from polyclinic.flare.runbook import RunBook, run_folder
+from polyclinic.flare.runbook import LATEST, RunBook, latest_run, run_folder
 from polyclinic.flare.study_run import STAGES, Aborted, StudyRun, Terms
 from polyclinic.study import load_study
 
@@ -38,7 +39,8 @@ class Rounds(Controller):
         round_deadline: seconds a round may take.
         fetch_deadline: seconds in which a site must fetch its task, or it is not waited for.
         most_patients: largest weight a site may claim.
-        run: run to continue; "" starts a new one under this job's own id.
+        run: run to continue; "" starts a new one under this job's own id, "latest" continues the
+            newest completed run of the same study and algorithm, at its last round.
         start_round: rounds of that run that are done.
         stages: which of train, finalise, evaluate are run; all when not given.
     """
@@ -138,13 +140,20 @@ class Rounds(Controller):
         job = str(fl_ctx.get_job_id())
         workspace = fl_ctx.get_engine().get_workspace()
         self.run = self.run or job
-        study = load_study(Path(workspace.get_app_config_dir(job)))
+        config = Path(workspace.get_app_config_dir(job))
+        check_bundle(config)
+        study = load_study(config)
         contract = self.server.contract(study)
+        algorithm = f"{type(self.server).__module__}.{type(self.server).__qualname__}"
+        if self.run == LATEST:
+            self.run, self.start_round = latest_run(workspace, study, algorithm)
+            self.rounds = max(self.rounds, self.start_round)
         folder, here = run_folder(workspace, self.run), Path(workspace.get_run_dir(job))
         book = RunBook(folder, here, contract)
         facts = {
             "run": self.run,
             "job": job,
+            "algorithm": algorithm,
             "rounds": self.rounds,
             "min_sites": self.min_sites,
             "polyclinic": polyclinic.__version__,

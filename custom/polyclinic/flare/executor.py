@@ -5,6 +5,7 @@ header says the code, whose job it is and, for a ``PolyclinicError``, its senten
 exception only the class and the id of a file at the site.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from nvflare.apis.signal import Signal
 from polyclinic.errors import ContractViolation, PolyclinicError
 from polyclinic.exchange import Update
 from polyclinic.flare.child import TrainingProcess
-from polyclinic.flare.convert import CENSUS, EVALUATE, FINALISE, TRAIN, read_task, reply
+from polyclinic.flare.convert import CENSUS, EVALUATE, FINALISE, TRAIN, is_number, read_task, reply
 from polyclinic.flare.personal import PersonalStore
+from polyclinic.flare.runbook import LATEST
 from polyclinic.flare.site import Site, client_spec, find_site, participants, require_company
 from polyclinic.worker.frame import Message, joined
 
@@ -34,7 +36,8 @@ class SiteExecutor(Executor):
 
     Args:
         client: the algorithm's client half, ``{"path", "args"}``.
-        run: lineage id under which personal state is kept; "" is this job's own id.
+        run: lineage id under which personal state is kept; "" is this job's own id, "latest" the
+            run that the server continues.
     """
 
     def __init__(self, client: Any, run: str = "") -> None:
@@ -55,7 +58,7 @@ class SiteExecutor(Executor):
                 # Every task will say it again, to those who can act on it.
                 self.log_error(fl_ctx, str(error), fire_event=False)
         elif event_type == EventType.END_RUN and self.child is not None:
-            self.child.stop()
+            self.child.end()
 
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
@@ -76,9 +79,10 @@ class SiteExecutor(Executor):
     ) -> Shareable:
         site, child = self._ready(fl_ctx)
         require_company(site.settings, participants(fl_ctx))
-        store = PersonalStore(Path(site.settings.storage), self.run or fl_ctx.get_job_id())
-        request = self._request(task, shareable, store)
-        answer = child.ask(request, lambda: bool(abort_signal and abort_signal.triggered))
+        run = self._run(task, shareable, fl_ctx)
+        store = PersonalStore(Path(site.settings.storage), run)
+        request, seconds = self._request(task, shareable, store)
+        answer = child.ask(request, lambda: bool(abort_signal.triggered), seconds)
         if not answer.head["ok"]:
             return self._error(answer.head, fl_ctx, answer.head["code"] == ContractViolation.code)
         if task in (TRAIN, FINALISE):
@@ -87,18 +91,29 @@ class SiteExecutor(Executor):
         seconds = {f"seconds/{CLOCK[task]}": answer.head["seconds"]}
         return reply(update, answer.head["metrics"] | seconds)
 
-    def _request(self, task: str, shareable: Shareable, store: PersonalStore) -> Message:
-        """The task as the child reads it, with this site's own personal state."""
+    def _run(self, task: str, shareable: Shareable, fl_ctx: FLContext) -> str:
+        """The run whose personal state counts; with ``latest`` the server says which that is."""
+        if self.run == LATEST and task != CENSUS:
+            return str(read_task(shareable)[1].get("run", ""))
+        return str(self.run or fl_ctx.get_job_id())
+
+    def _request(
+        self, task: str, shareable: Shareable, store: PersonalStore
+    ) -> tuple[Message, float]:
+        """The task as the child reads it, and the seconds until the server closes it."""
         if task == CENSUS:
-            return Message({"do": task})
+            return Message({"do": task}), math.inf
         state, scalars = read_task(shareable)
         t = state.round + 1 if task == TRAIN else state.round
         head = {"do": task, "round": state.round, "t": t}
         if task == EVALUATE:
             asked = scalars.get("splits") or SPLITS
             head["splits"] = [s for s in SPLITS if s in asked]
+        # What a late answer could have done is lost anyway; a hung child must not cost the next.
+        deadline = scalars.get("deadline")
+        seconds = float(deadline) if is_number(deadline) and deadline > 0 else math.inf
         personal = store.load(state.round + 1)
-        return Message(head, joined(state=state.tensors, personal=personal))
+        return Message(head, joined(state=state.tensors, personal=personal)), seconds
 
     def _ready(self, fl_ctx: FLContext) -> tuple[Site, TrainingProcess]:
         """Site and child, made once."""

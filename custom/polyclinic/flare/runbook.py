@@ -19,13 +19,15 @@ from nvflare.apis.workspace import Workspace
 from polyclinic.checkpoint import Checkpoints, entry_of, last_round
 from polyclinic.errors import CheckpointError, StudyError
 from polyclinic.exchange import Contract, State
-from polyclinic.ledger import Ledger, Record
+from polyclinic.ledger import Ledger, Record, read_ledger
 from polyclinic.settings import load_settings
 from polyclinic.storage import save_tensors, write_atomic
 from polyclinic.study import Study
 
 _RUN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 FOLDER, LEDGER = "polyclinic", "ledger.jsonl"
+# Stands for the newest completed run of the job's study and algorithm.
+LATEST = "latest"
 
 
 def run_folder(workspace: Workspace, run: str) -> Path:
@@ -42,6 +44,36 @@ def run_folder(workspace: Workspace, run: str) -> Path:
     if settings.is_file():
         return Path(load_settings(settings).storage) / "runs" / run
     return Path(workspace.get_root_dir()) / run / FOLDER
+
+
+def latest_run(workspace: Workspace, study: Study, algorithm: str) -> tuple[str, int]:
+    """Id and last round of the newest run of a study under an algorithm that was completed here.
+
+    Args:
+        algorithm: class path of its server half, as the run's first line states it.
+
+    Raises:
+        CheckpointError: there is none in the server's storage.
+    """
+    found: list[tuple[str, str, int]] = []
+    for path in run_folder(workspace, LATEST).parent.glob(f"*/{LEDGER}"):
+        try:
+            records = read_ledger(path)
+        except CheckpointError:
+            continue  # a run whose ledger is broken cannot be continued; others can
+        start = next((r for r in records if r.get("kind") == "start"), {})
+        ended = any(r.get("kind") == "end" and r.get("status") == "completed" for r in records)
+        same = (start.get("study"), start.get("algorithm")) == (study.fingerprint(), algorithm)
+        if ended and same:
+            found.append((str(start["time"]), str(start["run"]), last_round(records)))
+    if not found:
+        raise CheckpointError(
+            expected="a completed run of this study and algorithm in the server's storage",
+            got="none",
+            remedy="train first, with the same study.json and algorithm",
+            owner="researcher",
+        )
+    return max(found)[1:]
 
 
 class RunBook:

@@ -10,6 +10,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 
 from polyclinic.errors import SiteError
+from polyclinic.flare.bundle import check_bundle
 from polyclinic.settings import SiteSettings, load_settings
 from polyclinic.study import Study, load_study
 
@@ -46,7 +47,7 @@ def find_site(fl_ctx: FLContext) -> Site:
 
     Raises:
         SiteError: no settings, or settings of another site.
-        StudyError: the job's study cannot be read.
+        StudyError: the job's study cannot be read, or its bundled code is not what runs.
     """
     workspace = fl_ctx.get_engine().get_workspace()
     identity = fl_ctx.get_identity_name()
@@ -57,7 +58,9 @@ def find_site(fl_ctx: FLContext) -> Site:
             got="another name",
             remedy="correct 'site'",
         )
-    return Site(settings, load_study(Path(workspace.get_app_config_dir(fl_ctx.get_job_id()))))
+    config = Path(workspace.get_app_config_dir(fl_ctx.get_job_id()))
+    check_bundle(config)
+    return Site(settings, load_study(config))
 
 
 def participants(fl_ctx: FLContext) -> int:

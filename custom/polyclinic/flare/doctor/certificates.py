@@ -98,7 +98,7 @@ def key_belongs(kit: Kit) -> Iterator[Finding]:
         raise SiteError(
             expected=f"a private key in startup/{path.name}",
             got=type(error).__name__,
-            remedy="put back the file that came with the kit",
+            remedy="put your own key there if you made one, else the one that came with the kit",
         ) from None
     public = load(kit.certificate).public_key()
     if key.public_key() != public:

@@ -1,0 +1,146 @@
+"""One site's end is not the job's, and the members of FLARE that this rests on are still there."""
+
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+import nvflare
+import pytest
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey, RunProcessKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.wf_comm_server import WFCommServer
+from nvflare.fuel.common.exit_codes import ProcessExitCode
+from nvflare.private.defs import (
+    CellChannel,
+    CellChannelTopic,
+    CellMessageHeaderKeys,
+    JobFailureMsgKey,
+)
+from nvflare.private.fed.server.fed_server import FederatedServer
+from nvflare.private.fed.server.job_runner import JobRunner
+from nvflare.private.fed.server.server_engine import ServerEngine
+from nvflare.private.fed.server.server_runner import ServerRunner
+
+from polyclinic.flare.endurance import SiteLossTolerance, bear_return_codes
+
+STOCK = "the stock answer"
+
+
+class _Server:
+    """As much of a FederatedServer as the widget touches."""
+
+    def __init__(self) -> None:
+        site = SimpleNamespace(name="site-2")
+        self.registered: dict[tuple[str, str], Any] = {}
+        self.lost: list[tuple[str, str]] = []
+        self.resolved: list[tuple[str, str]] = []
+        self.stock: list[Any] = []
+        job = SimpleNamespace(job_id="job-1", required_sites=["site-3"])
+        self.client_manager = SimpleNamespace(
+            clients={"token-2": site, "token-3": SimpleNamespace(name="site-3")}
+        )
+        self.cell = SimpleNamespace(register_request_cb=self._register)
+        runner = SimpleNamespace(
+            running_jobs={"job-1": job},
+            resolve_client_outcome=lambda j, s: self.resolved.append((j, s)),
+        )
+        self.engine = SimpleNamespace(
+            server=self,
+            job_runner=runner,
+            client_manager=self.client_manager,
+            run_processes={"job-1": {RunProcessKey.PARTICIPANTS: {"token-2": site}}},
+            notify_dead_job=lambda j, s, reason: self.lost.append((j, s)),
+        )
+
+    def _register(self, channel: str, topic: str, cb: Any, **kwargs: Any) -> None:
+        self.registered[(channel, topic)] = lambda request: cb(request, **kwargs)
+
+    def process_job_failure(self, request: Any) -> str:
+        self.stock.append(request)
+        return STOCK
+
+
+def _context(server: _Server) -> FLContext:
+    fl_ctx = FLContext()
+    fl_ctx.set_prop("__engine__", server.engine, private=True, sticky=False)
+    return fl_ctx
+
+
+def _report(server: _Server, code: int, token: str = "token-2", job: str = "job-1") -> Any:
+    SiteLossTolerance().handle_event(EventType.SYSTEM_START, _context(server))
+    handler = server.registered[(CellChannel.SERVER_MAIN, CellChannelTopic.REPORT_JOB_FAILURE)]
+    payload = {JobFailureMsgKey.JOB_ID: job, JobFailureMsgKey.CODE: code}
+    headers = {CellMessageHeaderKeys.TOKEN: token}
+    return handler(SimpleNamespace(payload=payload, get_header=headers.get))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        ProcessExitCode.EXCEPTION,
+        ProcessExitCode.CONFIG_ERROR,
+        ProcessExitCode.INFRASTRUCTURE_ERROR,
+        9,
+    ],
+)
+def test_f01_a_dead_job_process_is_reported_as_a_lost_site(code: int) -> None:
+    server = _Server()
+    assert _report(server, code) != STOCK
+    assert server.lost == server.resolved == [("job-1", "site-2")]
+    assert server.stock == []
+
+
+@pytest.mark.parametrize(
+    ("code", "token", "job"),
+    [
+        (ProcessExitCode.UNSAFE_COMPONENT, "token-2", "job-1"),
+        (ProcessExitCode.EXCEPTION, "token-3", "job-1"),
+        (ProcessExitCode.EXCEPTION, "stolen", "job-1"),
+        (ProcessExitCode.EXCEPTION, "token-2", "job-9"),
+        (0, "token-2", "job-1"),
+    ],
+    ids=["refusal", "mandatory site", "unknown token", "unknown job", "good end"],
+)
+def test_everything_else_is_left_to_flare(code: int, token: str, job: str) -> None:
+    server = _Server()
+    assert _report(server, code, token, job) == STOCK
+    assert server.lost == []
+
+
+def test_f02_a_site_that_registers_anew_during_its_job_is_lost_to_that_job() -> None:
+    server = _Server()
+    widget, fl_ctx = SiteLossTolerance(), _context(server)
+    widget.handle_event(EventType.CLIENT_REGISTER_PROCESSED, fl_ctx)
+    assert server.lost == []
+    server.client_manager.clients = {"token-2b": SimpleNamespace(name="site-2")}
+    widget.handle_event(EventType.CLIENT_REGISTER_PROCESSED, fl_ctx)
+    assert server.lost == [("job-1", "site-2")]
+
+
+def test_a_sites_return_code_cannot_stop_the_job() -> None:
+    assert ServerRunner.ABORT_RETURN_CODES
+    runner = SimpleNamespace(ABORT_RETURN_CODES=["TASK_UNKNOWN"])
+    fl_ctx = FLContext()
+    fl_ctx.set_prop(FLContextKey.RUNNER, runner, private=True, sticky=False)
+    bear_return_codes(fl_ctx)
+    assert runner.ABORT_RETURN_CODES == []
+    assert "self.ABORT_RETURN_CODES" in inspect.getsource(ServerRunner._process_submission)
+
+
+def test_the_members_of_flare_that_this_rests_on() -> None:
+    assert nvflare.__version__.startswith("2.9.")
+    register = inspect.getsource(FederatedServer._register_cellnet_cbs)
+    assert "REPORT_JOB_FAILURE" in register
+    assert "cb=self.process_job_failure" in register
+    assert "CLIENT_REGISTER_PROCESSED" in inspect.getsource(FederatedServer.register_client)
+    assert list(inspect.signature(ServerEngine.notify_dead_job).parameters) == [
+        *("self", "job_id", "client_name", "reason")
+    ]
+    assert list(inspect.signature(JobRunner.resolve_client_outcome).parameters) == [
+        *("self", "job_id", "client_name")
+    ]
+    assert "self.running_jobs" in inspect.getsource(JobRunner.__init__)
+    assert "RunProcessKey.PARTICIPANTS" in inspect.getsource(ServerEngine._start_runner_process)
+    assert "CLIENT_DISCONNECTED" in inspect.getsource(WFCommServer._check_dead_clients)
+    assert "is None" in inspect.getsource(WFCommServer._do_process_submission)
