@@ -9,4 +9,4 @@ polyclinic.algorithms.__path__.append(str(Path(__file__).with_name("plugins")))
 from polyclinic.worker.__main__ import main  # noqa: E402
 
 if __name__ == "__main__":
-    main()
+    main(ahead=())  # no test trains with torch

@@ -142,8 +142,20 @@ def test_a_hung_child_is_killed_at_the_sites_deadline(tmp_path: Path, make: Make
     reply = ask(site, kit, "train")
     assert told(reply)["code"] == "worker_timeout"
     assert time.monotonic() - started < 4 + 2
+
+
+def test_a_hung_child_is_killed_when_the_server_stops_waiting(tmp_path: Path, make: Make) -> None:
+    kit, site = Kit(tmp_path), make(fault="hang")
+    ask(site, kit, "census")
     assert site.child is not None
-    assert not site.child.alive
+    assert site.child.process is not None
+    hung = site.child.process.pid
+    started = time.monotonic()
+    reply = ask(site, kit, "train", request(0, deadline=1.0))
+    assert told(reply)["code"] == "worker_timeout"
+    assert time.monotonic() - started < 1 + 2
+    assert not psutil.pid_exists(hung)
+    assert site.child.alive  # the next one is warming up
 
 
 def test_an_abort_kills_a_deaf_child_within_seconds(tmp_path: Path, make: Make) -> None:

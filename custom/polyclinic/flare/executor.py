@@ -81,8 +81,8 @@ class SiteExecutor(Executor):
         require_company(site.settings, participants(fl_ctx))
         run = self._run(task, shareable, fl_ctx)
         store = PersonalStore(Path(site.settings.storage), run)
-        request, seconds = self._request(task, shareable, store)
-        answer = child.ask(request, lambda: bool(abort_signal.triggered), seconds)
+        request, patience = self._request(task, shareable, store)
+        answer = child.ask(request, lambda: bool(abort_signal.triggered), patience)
         if not answer.head["ok"]:
             return self._error(answer.head, fl_ctx, answer.head["code"] == ContractViolation.code)
         if task in (TRAIN, FINALISE):
@@ -110,10 +110,10 @@ class SiteExecutor(Executor):
             asked = scalars.get("splits") or SPLITS
             head["splits"] = [s for s in SPLITS if s in asked]
         # What a late answer could have done is lost anyway; a hung child must not cost the next.
-        deadline = scalars.get("deadline")
-        seconds = float(deadline) if is_number(deadline) and deadline > 0 else math.inf
+        deadline: Any = scalars.get("deadline")
+        patience = float(deadline) if is_number(deadline) and deadline > 0 else math.inf
         personal = store.load(state.round + 1)
-        return Message(head, joined(state=state.tensors, personal=personal)), seconds
+        return Message(head, joined(state=state.tensors, personal=personal)), patience
 
     def _ready(self, fl_ctx: FLContext) -> tuple[Site, TrainingProcess]:
         """Site and child, made once."""

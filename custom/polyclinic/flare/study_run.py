@@ -188,7 +188,12 @@ class StudyRun:
 
     def _head(self, stage: str) -> dict[str, Any]:
         """The scalars of a task."""
-        return {"stage": stage, "run": self._terms.run, "rounds": self._terms.rounds}
+        return {
+            "stage": stage,
+            "run": self._terms.run,
+            "rounds": self._terms.rounds,
+            "deadline": self._terms.round_deadline,
+        }
 
     def _questions(self, stage: str, t: int) -> tuple[dict[str, Shareable], Record]:
         """Each site's task, and the bytes of tensors in it by site and group."""

@@ -5,10 +5,13 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 WATCH_SECONDS = 1.0
+# torch imports this at its first optimiser, which would make the first round wait.
+AHEAD = ("torch._dynamo",)
 
 
 def die_with(parent: int) -> None:
@@ -31,7 +34,7 @@ def volunteer_for_oom() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
-def main() -> None:
+def main(ahead: Sequence[str] = AHEAD) -> None:
     """Serve the socket that ``FD`` names for the process ``PARENT``."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with(parent)
@@ -40,7 +43,7 @@ def main() -> None:
     from polyclinic.worker.serving import Serving
 
     with Connection(descriptor) as connection:
-        Serving(connection).run()
+        Serving(connection, ahead).run()
 
 
 if __name__ == "__main__":

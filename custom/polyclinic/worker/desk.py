@@ -3,9 +3,6 @@
 A reply holds only what may leave, plus ``personal/`` tensors that FLARE's process keeps on disk.
 """
 
-import contextlib
-import importlib
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,50 +16,29 @@ from polyclinic.data.batch import Patients, SplitName
 from polyclinic.errors import ContractViolation, StudyError
 from polyclinic.evaluation.metrics import METRIC_NAME, scores
 from polyclinic.exchange import PERSONAL, Contract, State, Tensors
+from polyclinic.jobs import build_half
 from polyclinic.settings import SiteSettings
 from polyclinic.study import Study
 from polyclinic.worker.frame import Message, joined
 
 # A weight may grow to several times what one round may add to it.
 VALUES = 10.0
-CLIENTS = "polyclinic.algorithms."
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
 def build_client(spec: Mapping[str, Any]) -> Client:
-    """The client half a job names, built from its dotted path and keyword arguments.
-
-    Only a class that is defined in the module the path names, under ``polyclinic.algorithms``, is
-    built: a path must not reach what such a module merely imports.
+    """The client half a job names.
 
     Raises:
-        StudyError: another path, an unknown class, or arguments it does not take.
+        StudyError: no class under ``polyclinic.algorithms``, other arguments than it takes, or
+            not a client half.
     """
-    path, args = str(spec.get("path", "")), dict(spec.get("args") or {})
-    module_name, _, class_name = path.rpartition(".")
-    kind = None
-    if path.startswith(CLIENTS):
-        with contextlib.suppress(ImportError):
-            kind = getattr(importlib.import_module(module_name), class_name, None)
-    if not inspect.isclass(kind) or kind.__module__ != module_name:
-        raise StudyError(
-            expected=f"a client class defined under {CLIENTS[:-1]}",
-            got=f"'{path}'",
-            remedy="correct 'client' in config_fed_client.json",
-        )
-    try:
-        client = kind(**args)
-    except TypeError:
-        raise StudyError(
-            expected=f"arguments that {path} takes",
-            got=", ".join(sorted(args)) or "none",
-            remedy="correct 'client' in config_fed_client.json",
-        ) from None
+    client = build_half(spec)
     if not isinstance(client, Client):
         raise StudyError(
-            expected="a class with train, finalise and predict",
-            got=f"'{path}'",
-            remedy="name the algorithm's Client",
+            expected="a class with contract, train, finalise and predict",
+            got=f"'{spec.get('path')}'",
+            remedy="name the algorithm's Client in config_fed_client.json",
         )
     return client
 

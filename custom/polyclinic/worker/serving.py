@@ -5,10 +5,12 @@ files at the site.
 """
 
 import contextlib
+import importlib
 import os
 import secrets
 import time
 import traceback
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -45,10 +47,16 @@ def error_head(error: Exception, incidents: Path) -> dict[str, Any]:
 
 
 class Serving:
-    """Answers requests one by one; the desk (cohort and client) is opened once and kept."""
+    """Answers requests one by one; the desk (cohort and client) is opened once and kept.
 
-    def __init__(self, connection: Connection) -> None:
+    Args:
+        connection: to FLARE's process.
+        ahead: modules to import before the first task asks for them.
+    """
+
+    def __init__(self, connection: Connection, ahead: Sequence[str] = ()) -> None:
         self.connection = connection
+        self.ahead = tuple(ahead)
         self.desk: Desk | None = None
         self.opening: dict[str, Any] = {}
 
@@ -67,6 +75,8 @@ class Serving:
         self.opening = head
         with contextlib.suppress(Exception):
             self._open()
+        for name in self.ahead:
+            importlib.import_module(name)
 
     def _open(self) -> Desk:
         if self.desk is None:
