@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from polyclinic.cli.main import run
+from polyclinic.jobs import load_job
 
 
 def asked(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, dict]:
@@ -35,6 +36,14 @@ def test_a_failed_check_leaves_with_1(consortium: Path, tmp_path: Path, capsys) 
     (failure,) = [f for f in said["data"]["findings"] if f["level"] == "failed"]
     assert "'GISTIC'" in failure["message"]
     assert "'log2 ratio'" in failure["message"]
+
+
+def test_a_jobs_round_is_measured_by_its_own_algorithm(consortium: Path, capsys) -> None:
+    site, job = str(consortium / "site-1"), Path(__file__).parents[2] / "jobs" / "fedmm_demo"
+    said = asked(capsys, "data", "check", site, "--study", str(job))[1]["data"]
+    loaded = load_job(job)
+    expected = loaded.server.contract(loaded.study).nbytes_for(("metadata", "wsi"))
+    assert said["round_bytes"] == {"up": expected, "down": expected}
 
 
 def test_bad_input_leaves_with_4(tmp_path: Path, capsys) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,9 @@ from polyclinic.cli import output
 from polyclinic.errors import StudyError
 from polyclinic.settings import SiteSettings, load_settings
 from polyclinic.study import Study, load_study
+
+if TYPE_CHECKING:
+    from polyclinic.data.check import RoundSize
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -36,7 +39,7 @@ def check(
     with output.guarded(format):
         settings, agreed = _opened(site, study)
         with output.progress("reading", None) as advance:
-            report = check_cohort(settings, agreed, round_size, advance)
+            report = check_cohort(settings, agreed, round_size(study), advance)
         findings = [vars(f) for f in report.findings]
         data = {
             "site": report.site,
@@ -98,12 +101,19 @@ def generate(
         )
 
 
-def round_size(study: Study, held: tuple[str, ...]) -> tuple[int, int]:
-    """Bytes up and down of one round of FedMM with its defaults at a site holding these."""
-    from polyclinic.algorithms.fedmm import Server
+def round_size(job: Path | None) -> "RoundSize":
+    """Tells the bytes up and down of one round: of a job, else of FedMM with its defaults."""
 
-    size = Server().contract(study).nbytes_for(held)
-    return size, size
+    def told(study: Study, held: tuple[str, ...]) -> tuple[int, int]:
+        # The algorithms are heavy and 'describe' does without them.
+        from polyclinic.algorithms.fedmm import Server
+        from polyclinic.jobs import load_job
+
+        server = load_job(job).server if job and (job / "meta.json").is_file() else Server()
+        size = server.contract(study).nbytes_for(held)
+        return size, size
+
+    return told
 
 
 def _opened(site: Path, study: Path | None) -> tuple[SiteSettings, Study]:
