@@ -1,7 +1,7 @@
 """The description of a consortium, checked as a whole before any key is made."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -40,10 +40,16 @@ class Server(_Strict):
 
 
 class Hospital(_Strict):
-    """One hospital: what it holds, by cohort and modality; where it lies is the hospital's own."""
+    """One hospital: what it holds, by cohort and modality; where it lies is the hospital's own.
+
+    Attributes:
+        request: a signing request (PEM, relative to the description) for a key that the hospital
+            made itself; its kit then holds no key.
+    """
 
     name: SiteName
     organisation: Organisation
+    request: str = ""
     cohorts: dict[Name, dict[Name, Kind]] = Field(min_length=1)
     gpus: int = Field(default=0, ge=0)
     gpu_memory_gib: int = Field(default=0, ge=0)
@@ -55,11 +61,15 @@ class Hospital(_Strict):
 
 
 class Admin(_Strict):
-    """One person who may log in."""
+    """One person who may log in; ``request`` as for a hospital."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}$")]
     organisation: Organisation
     role: Literal["project_admin", "org_admin", "lead", "member"]
+    request: str = ""
+
+
+Keyed = TypeVar("Keyed", Hospital, Admin)
 
 
 class Validity(_Strict):
@@ -120,11 +130,18 @@ class Consortium(_Strict):
                 "type": "client",
                 "org": h.organisation,
                 "allow_log_streaming": False,
+                "request": h.request,
             }
             for h in self.hospitals
         ]
         people = [
-            {"name": a.name, "type": "admin", "org": a.organisation, "role": a.role}
+            {
+                "name": a.name,
+                "type": "admin",
+                "org": a.organisation,
+                "role": a.role,
+                "request": a.request,
+            }
             for a in self.admins
         ]
         return {"api_version": 3, "name": self.name, "participants": [server, *sites, *people]}
@@ -137,7 +154,7 @@ def load_consortium(path: Path) -> Consortium:
         SiteError: unreadable, not YAML, or a field is wrong; the message names the field.
     """
     try:
-        return Consortium.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        described = Consortium.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SiteError(
             expected="a readable description of the consortium",
@@ -154,3 +171,15 @@ def load_consortium(path: Path) -> Consortium:
             remedy="mend it in the description of the consortium",
             owner="consortium engineer",
         ) from None
+    base = path.resolve().parent
+    return described.model_copy(
+        update={
+            "hospitals": tuple(_found(h, base) for h in described.hospitals),
+            "admins": tuple(_found(a, base) for a in described.admins),
+        }
+    )
+
+
+def _found(one: Keyed, base: Path) -> Keyed:
+    """The same participant with the full path of its signing request."""
+    return one.model_copy(update={"request": str(base / one.request)}) if one.request else one

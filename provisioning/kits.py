@@ -24,7 +24,7 @@ from nvflare.lighter.provisioner import Provisioner
 from nvflare.lighter.spec import Builder
 
 import harden
-from certificates import Certificates, forget
+from certificates import Certificates, forget, requested_key
 from consortium import Consortium, load_consortium
 from polyclinic.errors import PolyclinicError, SiteError
 from polyclinic.flare.manifest import write_manifest
@@ -82,8 +82,13 @@ def make_kits(consortium: Consortium, out: Path, renew: Sequence[str] = ()) -> P
         renew: participants whose certificate and key are made anew.
 
     Raises:
-        SiteError: FLARE's provisioning failed; its own lines are on standard error.
+        SiteError: a signing request is not as it must be, or FLARE's provisioning failed; its own
+            lines are then on standard error.
     """
+    # Before FLARE's provisioner runs, because it prints a stack where a sentence would do.
+    for one in (*consortium.hospitals, *consortium.admins):
+        if one.request:
+            requested_key(Path(one.request), one.name)
     out.mkdir(parents=True, exist_ok=True)
     forget(out / consortium.name / "state" / "cert.json", renew)
     builders = [

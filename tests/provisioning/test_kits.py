@@ -1,7 +1,9 @@
 """What make_kits.sh writes: hardened kits, closed files, certificates that fit."""
 
 import json
+import shutil
 import stat
+import subprocess
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from harden import _replace
 from kits import main, make_kits
 from polyclinic.errors import SiteError
 from polyclinic.flare import policy
+from polyclinic.flare.doctor import examine
 from polyclinic.flare.manifest import manifest_faults
 from polyclinic.settings import load_settings
 
@@ -118,6 +121,50 @@ def test_a_second_run_keeps_certificates_and_renews_only_whom_it_is_asked_to(
 def test_a_stranger_cannot_be_renewed(tmp_path: Path) -> None:
     with pytest.raises(SiteError, match="site-9"):
         forget(tmp_path / "cert.json", ["site-9"])
+
+
+# -- keys that never leave the hospital ----------------------------------------------------------
+
+
+def request(folder: Path, name: str, bits: int = 3072) -> Path:
+    """A key and a signing request, as docs/provisioning.md has a hospital make them."""
+    command = ["openssl", "req", "-new", "-newkey", f"rsa:{bits}", "-nodes"]
+    command += ["-keyout", str(folder / "client.key"), "-out", str(folder / "site-1.csr")]
+    subprocess.run([*command, "-subj", f"/CN={name}"], check=True, capture_output=True)
+    return folder / "site-1.csr"
+
+
+def with_request(description: Consortium, csr: Path) -> Consortium:
+    first, *others = description.hospitals
+    own = first.model_copy(update={"request": str(csr)})
+    return description.model_copy(update={"hospitals": (own, *others)})
+
+
+def test_a_hospital_that_made_its_own_key_gets_a_kit_without_one(
+    description: Consortium, tmp_path: Path
+) -> None:
+    made = make_kits(with_request(description, request(tmp_path, "site-1")), tmp_path / "out")
+    kit = made / "site-1"
+    assert not list(kit.rglob("*.key"))
+    assert (made / "site-2" / "startup" / "client.key").exists()
+    state = (made.parent / "state" / "cert.json").read_text()
+    assert "site-1" not in json.loads(state)
+
+    found = {f.check: f for f in examine(kit).findings}
+    assert found["key-belongs"].status == "fail"
+    shutil.copy(tmp_path / "client.key", kit / "startup" / "client.key")
+    found = {f.check: f for f in examine(kit).findings}
+    assert {found[c].status for c in ("key-belongs", "in-date", "signed-manifest")} == {"ok"}
+
+
+@pytest.mark.parametrize(("name", "bits"), [("site-2", 3072), ("site-1", 2048)])
+def test_a_request_of_another_name_or_with_a_short_key_is_not_certified(
+    description: Consortium, tmp_path: Path, name: str, bits: int
+) -> None:
+    wrong = with_request(description, request(tmp_path, name, bits))
+    with pytest.raises(SiteError, match="a signing request of 'site-1'"):
+        make_kits(wrong, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_start_gate_is_not_placed_into_a_script_it_does_not_know(tmp_path: Path) -> None:
