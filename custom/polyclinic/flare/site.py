@@ -9,12 +9,13 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 
-from polyclinic.errors import SiteError
+from polyclinic.errors import SiteError, StudyError
 from polyclinic.flare.bundle import check_bundle
 from polyclinic.settings import SiteSettings, load_settings
 from polyclinic.study import Study, load_study
 
 SETTINGS = "polyclinic.yaml"
+ALGORITHMS = "polyclinic.algorithms."  # polyclinic.jobs has it too, and torch with it
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,20 @@ def require_company(settings: SiteSettings, count: int) -> None:
 def client_spec(client: Any) -> dict[str, Any]:
     """``{"path", "args"}`` of a client half: as the job wrote it, or read off the built dataclass.
 
-    FLARE's builder constructs nested ``{"path", "args"}`` itself; a job may instead mark it
-    ``"config_type": "dict"``, which spares FLARE's process the import of torch.
+    FLARE's class list does not look into what it does not build, so this does.
+
+    Raises:
+        StudyError: no path under ``polyclinic.algorithms``.
     """
     if isinstance(client, Mapping):
-        return {"path": client.get("path", ""), "args": dict(client.get("args") or {})}
-    kind = type(client)
-    args = asdict(client) if is_dataclass(client) and not isinstance(client, type) else {}
-    return {"path": f"{kind.__module__}.{kind.__qualname__}", "args": args}
+        path, args = str(client.get("path")), client.get("args") or {}
+    else:
+        path = f"{type(client).__module__}.{type(client).__qualname__}"
+        args = asdict(client) if is_dataclass(client) and not isinstance(client, type) else {}
+    if not path.startswith(ALGORITHMS) or not isinstance(args, Mapping):
+        raise StudyError(
+            expected=f"a client half under {ALGORITHMS[:-1]}, with its arguments",
+            got=f"'{path}'",
+            remedy="correct 'client' in config_fed_client.json",
+        )
+    return {"path": path, "args": dict(args)}
