@@ -20,7 +20,7 @@ class HeadTraining:
 
     Attributes:
         fusion: predict with the ``fused`` head, the mean of the ``unimodal`` ones, or ``both``.
-        fused_weight: weight of the fused head's loss in training, whatever ``fusion`` predicts with.
+        fused_weight: weight of the fused head's loss in training, also if it does not predict.
         unimodal_weight: weight of the unimodal heads' losses beside it.
         modality_dropout: chance that a present modality is hidden from the fused head in training;
             one always stays.

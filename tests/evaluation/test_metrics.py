@@ -1,0 +1,86 @@
+"""Scores, against counting by hand and scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn
+
+from polyclinic.evaluation.metrics import (
+    METRIC_NAME,
+    auprc,
+    auroc,
+    balanced_accuracy,
+    bootstrap_interval,
+    brier,
+    scores,
+)
+
+
+def test_auroc_counts_pairs_and_ties_one_half() -> None:
+    label, score = np.array([0, 0, 1, 1]), np.array([0.1, 0.5, 0.5, 0.9])
+    # pairs (negative, positive): .1<.5, .1<.9, .5=.5 (1/2), .5<.9 -> 3.5 of 4
+    assert auroc(label, score) == 3.5 / 4
+
+
+def test_auroc_is_undefined_with_one_class() -> None:
+    assert auroc(np.ones(3, int), np.arange(3.0)) is None
+    assert auroc(np.zeros(3, int), np.arange(3.0)) is None
+    assert "auroc" not in scores(np.full((3, 2), 0.5), np.ones(3, int))
+
+
+def test_a_model_that_says_nan_gets_no_credit() -> None:
+    assert auroc(np.array([0, 1]), np.array([0.0, np.nan])) == 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_agree_with_scikit_learn_ties_included(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    label = draw.integers(0, 2, 60)
+    score = np.round(draw.random(60), 1)
+    assert auroc(label, score) == pytest.approx(sklearn.roc_auc_score(label, score))
+    assert auprc(label, score) == pytest.approx(sklearn.average_precision_score(label, score))
+    chosen = (score > 0.5).astype(int)
+    expected = sklearn.balanced_accuracy_score(label, chosen)
+    assert balanced_accuracy(label, chosen, 2) == pytest.approx(expected)
+    expected = sklearn.brier_score_loss(label, score)
+    assert brier(label, np.stack([1 - score, score], 1)) == pytest.approx(expected)
+
+
+def test_three_classes_are_scored_one_against_the_rest() -> None:
+    draw = np.random.default_rng(0)
+    p, label = draw.dirichlet(np.ones(3), 50), draw.integers(0, 3, 50)
+    expected = np.mean([auroc((label == c).astype(int), p[:, c]) for c in range(3)])
+    assert scores(p, label)["auroc"] == pytest.approx(expected)
+
+
+def test_nobody_has_no_scores() -> None:
+    assert scores(np.zeros((0, 2)), np.zeros(0, int)) == {}
+
+
+def test_the_interval_of_equal_values_is_that_value() -> None:
+    assert bootstrap_interval([0.7] * 5) == (0.7, 0.7)
+    with pytest.raises(ValueError, match="at least one"):
+        bootstrap_interval([])
+
+
+def test_the_interval_covers_the_mean_about_as_often_as_it_says() -> None:
+    draw = np.random.default_rng(1)
+    hits = 0
+    for i in range(200):
+        low, high = bootstrap_interval(draw.normal(size=40).tolist(), draws=400, seed=i)
+        hits += low <= 0.0 <= high
+    # 95 % of 200 is 190; a bootstrap of 40 values covers a little less.
+    assert 178 <= hits <= 198
+
+
+@pytest.mark.parametrize(
+    "name", ["test/auroc", "validation/n", "proto_norm/cnv", "seconds/train", "quarantined/row_nan"]
+)
+def test_listed_metrics_may_leave(name: str) -> None:
+    assert METRIC_NAME.fullmatch(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["test/auroc/P-0041 ", "weights/enc", "patient/17", "proto_norm/", "TEST/auroc", ""]
+)
+def test_other_metrics_may_not(name: str) -> None:
+    assert not METRIC_NAME.fullmatch(name)
