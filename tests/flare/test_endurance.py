@@ -36,6 +36,7 @@ class _Server:
         self.lost: list[tuple[str, str]] = []
         self.resolved: list[tuple[str, str]] = []
         self.stock: list[Any] = []
+        self.swept: list[list[str]] = []
         job = SimpleNamespace(job_id="job-1", required_sites=["site-3"])
         self.client_manager = SimpleNamespace(
             clients={"token-2": site, "token-3": SimpleNamespace(name="site-3")}
@@ -44,6 +45,7 @@ class _Server:
         runner = SimpleNamespace(
             running_jobs={"job-1": job},
             resolve_client_outcome=lambda j, s: self.resolved.append((j, s)),
+            update_abnormal_finished_jobs=lambda running, fl_ctx: self.swept.append(running),
         )
         self.engine = SimpleNamespace(
             server=self,
@@ -118,6 +120,12 @@ def test_f02_a_site_that_registers_anew_during_its_job_is_lost_to_that_job() -> 
     assert server.lost == [("job-1", "site-2")]
 
 
+def test_f05_jobs_that_a_killed_server_left_running_are_ended_when_it_starts() -> None:
+    server = _Server()
+    SiteLossTolerance().handle_event(EventType.SYSTEM_START, _context(server))
+    assert server.swept == [[]]
+
+
 def test_a_sites_return_code_cannot_stop_the_job() -> None:
     assert ServerRunner.ABORT_RETURN_CODES
     runner = SimpleNamespace(ABORT_RETURN_CODES=["TASK_UNKNOWN"])
@@ -139,6 +147,9 @@ def test_the_members_of_flare_that_this_rests_on() -> None:
     ]
     assert list(inspect.signature(JobRunner.resolve_client_outcome).parameters) == [
         *("self", "job_id", "client_name")
+    ]
+    assert list(inspect.signature(JobRunner.update_abnormal_finished_jobs).parameters) == [
+        *("self", "running_job_ids", "fl_ctx")
     ]
     assert "self.running_jobs" in inspect.getsource(JobRunner.__init__)
     assert "RunProcessKey.PARTICIPANTS" in inspect.getsource(ServerEngine._start_runner_process)

@@ -1,8 +1,9 @@
 """What keeps one site from ending the job of all.
 
 FLARE 2.9 fails a whole job when one site's job process dies, whatever ``min_clients`` says, stops
-it when one site answers with certain return codes, and is told nothing when a site restarts faster
-than its heartbeat expires. No setting of a job or a site changes that, so three small wraps do.
+it when one site answers with certain return codes, tells it nothing when a site restarts faster
+than its heartbeat expires, and shows a job as running for ever when the server was killed under it.
+No setting of a job or a site changes that, so four small wraps do.
 They use members that FLARE does not promise to keep; tests/flare/test_endurance.py pins them.
 """
 
@@ -46,6 +47,8 @@ class SiteLossTolerance(Widget):
       A site that the job names as mandatory still fails it.
     * A site that registers again while it has a job running is reported to that job as lost:
       FLARE does not start a job a second time at a site.
+    * Jobs that the server had running when it was killed are marked FINISHED:ABNORMAL at its next
+      start, so that they can be deleted. ``polyclinic run resume`` continues the run.
 
     Whether enough sites are left is then decided in the job, by its quorum.
     """
@@ -60,6 +63,7 @@ class SiteLossTolerance(Widget):
                 cb=self._on_failure,
                 server=engine.server,
             )
+            engine.job_runner.update_abnormal_finished_jobs([], fl_ctx)
         elif event_type == EventType.CLIENT_REGISTER_PROCESSED:
             self._report_restarted(engine)
 
