@@ -1,77 +1,130 @@
-"""Every shipped job: sound by the lint, built by the science code, equal to the cohort's study."""
+"""A job folder as the science code sees it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from polyclinic.flare.lint import check_job
-from polyclinic.jobs import load_job
+from polyclinic.algorithms import fedmm
+from polyclinic.errors import StudyError
+from polyclinic.jobs import build_half, load_job
 
-REPOSITORY = Path(__file__).parents[1]
-JOBS = sorted(path.parent for path in (REPOSITORY / "jobs").glob("**/meta.json"))
-NAMES = [job.name for job in JOBS]
+FEDMM = "polyclinic.algorithms.fedmm."
 
 
-def test_the_jobs_of_the_release_are_there():
-    assert set(NAMES) >= {
-        "evaluate_tcga_brca",
-        "fedavg_tcga_brca",
-        "fedmm_demo",
-        "fedmm_tcga_brca",
-        "fedmm_tcga_nsclc",
+def write_job(
+    folder: Path,
+    *,
+    server: Any = None,
+    client: Any = None,
+    rounds: Any = 3,
+    study: dict[str, Any] | None = None,
+) -> Path:
+    config = folder / "app" / "config"
+    config.mkdir(parents=True)
+    server = server or {"path": FEDMM + "Server", "args": {}}
+    client = client or {"path": FEDMM + "Client", "args": {"epochs": 2}}
+    rounds_args = {"server": server, "rounds": rounds, "min_sites": 2}
+    controller = {"path": "polyclinic.flare.controller.Rounds", "args": rounds_args}
+    executor = {"path": "polyclinic.flare.executor.SiteExecutor", "args": {"client": client}}
+    files = {
+        "config_fed_server.json": {"format_version": 2, "workflows": [controller]},
+        "config_fed_client.json": {"executors": [{"tasks": ["train"], "executor": executor}]},
+        "study.json": study
+        or {
+            "name": "toy",
+            "task": {"label": "y", "classes": ["no", "yes"]},
+            "modalities": {"a": {"kind": "vector", "features": ["f"]}},
+        },
     }
+    for name, payload in files.items():
+        (config / name).write_text(json.dumps(payload), encoding="utf-8")
+    return folder
 
 
-def test_no_two_jobs_share_a_name():
-    assert len(set(NAMES)) == len(NAMES)
+def test_a_job_gives_its_study_and_both_halves_with_their_settings(tmp_path: Path) -> None:
+    job = load_job(write_job(tmp_path / "fedmm_toy"))
+
+    assert job.name == "fedmm_toy"
+    assert job.study.name == "toy"
+    assert job.client == fedmm.Client(epochs=2)
+    assert job.server == fedmm.Server()
+    assert job.rounds == 3
+    assert job.rounds_args == {"rounds": 3, "min_sites": 2}
 
 
-@pytest.mark.parametrize("job", JOBS, ids=NAMES)
-def test_a_job_may_be_submitted(job):
-    assert check_job(job) == []
-
-
-@pytest.mark.parametrize("job", JOBS, ids=NAMES)
-def test_the_two_halves_of_a_job_fit_together(job):
-    loaded = load_job(job)
-    assert loaded.name == job.name
-    assert loaded.server.contract(loaded.study).specs
-
-
-@pytest.mark.parametrize("job", JOBS, ids=NAMES)
-def test_a_panel_holds_names_and_no_data(job):
-    path = job / "app" / "config" / "panels.json"
-    for fields in json.loads(path.read_text()).values():
-        assert set(fields) == {"features"}
-        assert all(isinstance(name, str) for name in fields["features"])
-
-
-@pytest.mark.data
 @pytest.mark.parametrize(
-    ("job", "cohort"),
+    "path",
     [
-        ("fedmm_tcga_brca", "tcga_brca"),
-        ("fedavg_tcga_brca", "tcga_brca"),
-        ("evaluate_tcga_brca", "tcga_brca"),
-        ("fedmm_tcga_nsclc", "tcga_lung"),
+        "os.system",
+        "polyclinic.data.cohort.Cohort",
+        "polyclinic.algorithms.fedmm.np",
+        "polyclinic.algorithms.fedmm.Trained",
+        "polyclinic.algorithms.wire.initialise",
+        "polyclinic.algorithms.nothing.Client",
+        "polyclinic.algorithms.",
+        "",
+        7,
     ],
 )
-def test_a_jobs_study_is_the_one_the_cohort_builder_writes(shared_data, tmp_path, job, cohort):
-    command = [sys.executable, str(REPOSITORY / "poc" / "cohorts.py"), cohort, "--plan", "paper3"]
-    command += ["--source", str(shared_data / cohort), "--out", str(tmp_path)]
-    subprocess.run(command, check=True, capture_output=True)
-    config = REPOSITORY / "jobs" / job / "app" / "config"
-    for name in ("study.json", "panels.json"):
-        assert (config / name).read_text() == (tmp_path / name).read_text()
+def test_only_a_class_defined_under_the_algorithms_is_built(path: object) -> None:
+    with pytest.raises(StudyError):
+        build_half({"path": path, "args": {}})
 
 
-def test_the_demo_jobs_study_is_the_one_the_generator_writes(tmp_path):
-    from polyclinic.data.generator import write_study
+@pytest.mark.parametrize(
+    "spec", [None, "fedmm", [], {"args": {}}, {"path": FEDMM + "Client", "args": [1]}]
+)
+def test_anything_but_path_and_args_is_refused(spec: object) -> None:
+    with pytest.raises(StudyError):
+        build_half(spec)
 
-    write_study(tmp_path)
-    config = REPOSITORY / "jobs" / "fedmm_demo" / "app" / "config"
-    for name in ("study.json", "panels.json"):
-        assert json.loads((config / name).read_text()) == json.loads((tmp_path / name).read_text())
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    folder = write_job(
+        tmp_path / "bad",
+        client={"path": FEDMM + "Client", "args": {"betta": 0.25}},
+        server={"path": "os.system", "args": {}},
+        rounds="many",
+        study={"name": "Not a name"},
+    )
+    with pytest.raises(StudyError) as caught:
+        load_job(folder)
+    text = str(caught.value)
+    for part in ("betta", "os.system", "rounds", "study"):
+        assert part in text
+    assert "4 problem(s)" in text
+
+
+def test_halves_that_differ_in_a_shared_setting_do_not_make_a_job(tmp_path: Path) -> None:
+    client = {"path": FEDMM + "Client", "args": {"unimodal_heads": True, "head_hidden": 0}}
+    with pytest.raises(StudyError, match="differ in head_hidden, unimodal_heads"):
+        load_job(write_job(tmp_path / "bad", client=client))
+
+
+def test_halves_of_different_algorithms_do_not_make_a_job(tmp_path: Path) -> None:
+    server = {"path": "polyclinic.algorithms.fedavg.Server", "args": {}}
+    with pytest.raises(StudyError, match="different tensors"):
+        load_job(write_job(tmp_path / "bad", server=server))
+
+
+def test_client_and_server_may_not_be_swapped(tmp_path: Path) -> None:
+    server = {"path": FEDMM + "Client", "args": {}}
+    with pytest.raises(StudyError, match="not the server half"):
+        load_job(write_job(tmp_path / "bad", server=server))
+
+
+def test_an_empty_folder_is_a_study_error(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"config_fed_server\.json"):
+        load_job(tmp_path)
+
+
+def shipped() -> list[Path]:
+    jobs = Path(__file__).resolve().parents[1] / "jobs"
+    return sorted(p.parent for p in jobs.rglob("meta.json"))
+
+
+@pytest.mark.parametrize("folder", shipped(), ids=lambda p: p.name)
+def test_every_shipped_job_loads(folder: Path) -> None:
+    assert load_job(folder).rounds >= 0

@@ -1,0 +1,86 @@
+"""``polyclinic compare`` on the generated consortium."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from polyclinic.algorithms.presets import METHODS
+from polyclinic.cli.main import run
+from polyclinic.study import load_study
+
+
+def compare(consortium: Path, out: Path, *more: str, methods: str = "local,fedmm") -> int:
+    sites = [str(consortium / s) for s in ("site-1", "site-2", "site-3")]
+    numbers = ["--methods", methods, "--repeats", "1", "--rounds", "1", "--seed", "3"]
+    return run(["compare", "--sites", *sites, *numbers, "--json", str(out), *more])
+
+
+def test_records_hold_every_method_site_and_test(consortium: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    methods = "local,multi_fedavg,fedmm,centralised"
+    assert compare(consortium, out, "--workers", "1", methods=methods) == 0
+
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert set(result["records"][0]) == {"method", "site", "repeat", "test", "metric", "value"}
+    found = {(r["method"], r["site"], r["test"]) for r in result["records"]}
+    sites = ("site-1", "site-2", "site-3")
+    assert found == {
+        (m, s, t) for m in methods.split(",") for s in sites for t in ("own", "pooled")
+    }
+    assert {r["metric"] for r in result["records"]} == {
+        "auroc",
+        "auprc",
+        "balanced_accuracy",
+        "brier",
+    }
+    assert all(0.0 <= r["value"] <= 1.0 for r in result["records"])
+    pooled = result["summary"]["pooled"]["auroc"]
+    assert pooled["centralised"]["gap_closed"] == 1.0
+    assert set(pooled["fedmm"]["sites"]) == set(sites)
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_no_figure(consortium: Path, tmp_path: Path) -> None:
+    results = []
+    for workers in ("1", "2"):
+        out = tmp_path / f"{workers}.json"
+        assert compare(consortium, out, "--workers", workers) == 0
+        results.append(json.loads(out.read_text(encoding="utf-8"))["records"])
+    assert results[0] == results[1]
+
+
+def test_a_folder_of_sites_stands_for_its_sites(
+    consortium: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["compare", "--sites", str(consortium), "--methods", "local", "--repeats", "1"]
+    assert run([*command, "--rounds", "0", "--workers", "1", "--format", "json"]) == 0
+    envelope = json.loads(capsys.readouterr().out)
+    assert set(envelope["data"]["summary"]["own"]["auroc"]["local"]["sites"]) == {
+        "site-1",
+        "site-2",
+        "site-3",
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--sites", "nowhere"], "polyclinic.yaml"),
+        (["--methods", "fedmn"], "fedmn"),
+    ],
+)
+def test_bad_input_is_exit_code_4_and_one_sentence(
+    words: list[str], said: str, consortium: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["compare", "--sites", str(consortium), *words, "--repeats", "1"]) == 4
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_builds_two_halves_of_one_contract(name: str, consortium: Path) -> None:
+    method = METHODS[name]
+    client, server = method.halves()
+    study = method.adapted(load_study(consortium))
+    assert client.contract(study) == server.contract(study)
+    assert set(server.initial(study).tensors) == set(server.contract(study).specs)
