@@ -76,6 +76,7 @@ class _Engine:
     def __init__(self, ward: "Ward") -> None:
         self._ward = ward
         self.handlers: list[FLComponent] = []
+        self.listeners: list[FLComponent] = []
         self._contexts = FLContextManager(
             engine=self,
             identity_name="server",
@@ -97,7 +98,7 @@ class _Engine:
         fl_ctx.set_prop(FLContextKey.EVENT_ID, "e", private=True, sticky=False)
         if event_type == EventType.FATAL_SYSTEM_ERROR:
             self._ward.panics.append(str(fl_ctx.get_prop(FLContextKey.EVENT_DATA)))
-        for handler in list(self.handlers):
+        for handler in [*self.handlers, *self.listeners]:
             handler.handle_event(event_type, fl_ctx)
 
 
