@@ -21,6 +21,7 @@ JOB_FILTER_BAN = "polyclinic.flare.ban.JobFilterBan"
 DEFINED_HERE = "polyclinic.flare.ban.DefinedHere"
 SITE_DEPLOYER = "polyclinic.flare.admission.SiteDeployer"
 JOB_MANAGER = "polyclinic.flare.admission.GuardedJobManager"
+SITE_LOSS_TOLERANCE = "polyclinic.flare.endurance.SiteLossTolerance"
 KIT_STORAGE = "polyclinic.flare.admission.KitStorage"
 
 # Rights that nobody has anywhere: code in jobs, and a shell at a site.
@@ -156,6 +157,7 @@ def server_resources(
                 "path": JOB_MANAGER,
                 "args": {"folder": "storage/jobs", "minimum_sites": minimum_sites},
             },
+            {"id": "site_loss_tolerance", "path": SITE_LOSS_TOLERANCE, "args": {}},
             {
                 "id": "job_store",
                 "path": "nvflare.app_common.storages.filesystem_storage.FilesystemStorage",
