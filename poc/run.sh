@@ -8,7 +8,7 @@
 #   ./poc/run.sh watch    its rounds as they come
 #   ./poc/run.sh report   download the result, compare with local training, write report.html
 #   ./poc/run.sh down     stop
-#   ./poc/run.sh clean    stop, and remove everything but report.html
+#   ./poc/run.sh clean    stop, and remove all but report.html, the result and the log
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=poc/environment.sh

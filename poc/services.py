@@ -60,7 +60,7 @@ class Services:
 
     def start(self) -> None:
         """Start server and sites and wait until all sites are registered."""
-        self._nvflare("poc", "start", "--timeout", "90", kit=False, seconds=120)
+        self._nvflare("poc", "start", "--timeout", "180", kit=False, seconds=240)
 
     def stop(self) -> None:
         """End every process that runs from this workspace, parents first, by process id."""
@@ -111,8 +111,16 @@ class Services:
         """FLARE's word for the state of that job."""
         return str(self._nvflare("job", "meta", self.job_id).get("status", ""))
 
+    def _wait_finished(self, seconds: float = 90.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not (status := self.status()).startswith("FINISHED"):
+            if time.monotonic() > deadline:
+                raise PocError(f"the job is still {status or 'unknown'} after {seconds:.0f} s")
+            time.sleep(0.5)
+
     def download(self) -> Path:
-        """The folder of that job's result."""
+        """The folder of that job's result; FLARE stores it some seconds after the run's end."""
+        self._wait_finished()
         result = self.workspace / "result"
         shutil.rmtree(result, ignore_errors=True)
         result.mkdir()

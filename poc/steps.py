@@ -66,11 +66,11 @@ def down(poc: Services) -> None:
 
 
 def clean(poc: Services) -> None:
-    """Stop, and remove everything but the page and the downloaded result."""
+    """Stop, and remove everything but the page, the result and the log."""
     poc.stop()
     for folder in (poc.home, poc.root, poc.consortium):
         shutil.rmtree(folder, ignore_errors=True)
-    for leftover in ("job_id", "project.yml", "compare.json", "poc.log"):
+    for leftover in ("job_id", "project.yml", "compare.json"):
         (poc.workspace / leftover).unlink(missing_ok=True)
     if not any(poc.workspace.iterdir()):
         poc.workspace.rmdir()

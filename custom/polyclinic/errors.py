@@ -1,15 +1,15 @@
-"""The exception tree: every message says what was expected, what came, what to do, and whose job it is.
+"""The exception tree: a message says what was expected, what came, what to do, and who does it.
 
 * PolyclinicError
-  - StudyError            a job, a study or its settings do not fit together          (researcher)
-  - SiteError             a site's settings, disk, device or kit are not as required   (site IT)
-  - DataError             a cohort cannot be used as it lies                           (data manager)
-    . DataRejected        one file or row is refused, and only that one                (data manager)
-  - ContractViolation     an update or a state is not what the contract names          (site IT)
-  - TrainingDiverged      numbers ran away or collapsed                                (researcher)
-  - TrainingAborted       a request to stop came while a site trained                  (researcher)
-  - CheckpointError       a checkpoint is torn, altered or does not fit                (site IT)
-  - QuorumLost            too few sites answered                                       (researcher)
+  - StudyError           a job, a study or its settings do not fit together   (researcher)
+  - SiteError            a site's settings, disk, device or kit are not as required (site IT)
+  - DataError            a cohort cannot be used as it lies                   (data manager)
+    . DataRejected       one file or row is refused, and only that one        (data manager)
+  - ContractViolation    an update or a state is not what the contract names  (site IT)
+  - TrainingDiverged     numbers ran away or collapsed                        (researcher)
+  - TrainingAborted      a request to stop came while a site trained          (researcher)
+  - CheckpointError      a checkpoint is torn, altered or does not fit        (site IT)
+  - QuorumLost           too few sites answered                               (researcher)
 
 Messages may leave a site, so they hold names of modalities, fields, shapes and counts only:
 never a patient id, a tag value or the path of a study.

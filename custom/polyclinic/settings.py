@@ -78,7 +78,7 @@ class SiteSettings(_Strict):
         device: ``cpu`` or a torch device.
         threads: torch threads of the training process; 1 makes runs bit-reproducible.
         minimum_cell: counts and prototypes of fewer patients than this stay at the site.
-        max_loss_fraction: largest share of patients that may be quarantined before a job is refused.
+        max_loss_fraction: largest share of patients that may be set aside before a job is refused.
         minimum_sites: fewest sites, this one included, that a job must have for this site to train.
         max_train_seconds: longest one task may take in the training process.
     """
