@@ -5,9 +5,11 @@ A kit allows none of them; a federation for tests names ``faults.`` in ``allow_c
 
 from typing import Any
 
-from nvflare.apis.controller_spec import Task
+import numpy as np
+from nvflare.apis.controller_spec import ClientTask, Task
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
@@ -28,11 +30,17 @@ class OneTask(Controller):
         """Nothing."""
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """One broadcast."""
-        task = Task(name="greet", data=Shareable(), timeout=30)
+        """One broadcast; a reply that is not in order ends the job."""
+        task = Task(name="greet", data=Shareable(), timeout=30, result_received_cb=self._heard)
         self.broadcast_and_wait(
             task, fl_ctx, min_responses=self.min_responses, abort_signal=abort_signal
         )
+
+    def _heard(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        code = client_task.result.get_return_code()
+        self.log_info(fl_ctx, f"{client_task.client.name} said {code}")
+        if code != ReturnCode.OK:
+            self.system_panic(f"{client_task.client.name} said {code}", fl_ctx)
 
     def process_result_of_unknown_task(self, *_: Any) -> None:
         """Nothing."""
@@ -44,5 +52,16 @@ class Greet(Executor):
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
     ) -> Shareable:
-        """An empty census."""
-        return DXO(DataKind.WEIGHT_DIFF, data={}, meta={"polyclinic": {}}).to_shareable()
+        """No metric, no tensor."""
+        return DXO(DataKind.METRICS, data={}, meta={"polyclinic": {}}).to_shareable()
+
+
+class Leak(Executor):
+    """Answer with what must never leave a hospital."""
+
+    def execute(
+        self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
+    ) -> Shareable:
+        """A personal head."""
+        head = {"personal.head.weight": np.ones(3, np.float32)}
+        return DXO(DataKind.WEIGHT_DIFF, data=head, meta={}).to_shareable()

@@ -1,8 +1,11 @@
 """Writes the smallest job, right or wrong on purpose."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
+
+DEMO = Path(__file__).resolve().parents[2] / "jobs" / "fedmm_demo" / "app" / "config"
 
 
 def write_job(
@@ -39,6 +42,9 @@ def write_job(
         (config / "config_fed_client.json", client),
     ):
         path.write_text(json.dumps(content))
+    # The egress filter reads which study a job is of.
+    for name in ("study.json", "panels.json"):
+        shutil.copy(DEMO / name, config / name)
     if custom:
         (folder / "app" / "custom").mkdir()
         (folder / "app" / "custom" / "mine.py").write_text("x = 1\n")

@@ -49,6 +49,17 @@ def test_a05_a_job_without_the_agreed_scope_is_refused_at_every_site(
     assert refusals.count(f"privacy scope '{scope or ''}' is not allowed") == 3
 
 
+def test_p12_what_must_not_leave_does_not_pass_the_kits_egress_filter(
+    workshop: Federation, tmp_path: Path
+) -> None:
+    job_id = workshop.submit(write_job(tmp_path / "job", executor="faults.Leak"))
+    assert workshop.wait(job_id) == "FINISHED:EXECUTION_EXCEPTION"
+    workshop.nvflare("job", "download", job_id, "-o", str(tmp_path / "out"))
+    told = "".join(p.read_text() for p in (tmp_path / "out").rglob("log.txt"))
+    assert "said TASK_RESULT_FILTER_ERROR" in told
+    assert "said OK" not in told
+
+
 def test_a13_an_archive_bomb_is_refused_before_it_is_stored(
     workshop: Federation, tmp_path: Path
 ) -> None:

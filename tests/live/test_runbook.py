@@ -1,8 +1,11 @@
 """The commands of docs/provisioning.md, as an operator types them."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 from federation import SERVER, SITES, Federation, wait_for
+from smalljob import write_job
 
 
 def test_a_site_is_disabled_enabled_and_shut_down_and_the_system_stops(
@@ -22,7 +25,21 @@ def test_a_site_is_disabled_enabled_and_shut_down_and_the_system_stops(
     made.restart("site-2")
     wait_for(lambda: made.connected() == list(SITES), 30, "site-2 to be back")
 
+    down = made.nvflare("system", "shutdown", "client", "site-3", "--force", **admin)
+    assert down["exit_code"] == 0, down
+    wait_for(lambda: not made.pids("site-3"), 60, "site-3 to end")
+
     made.forget_sessions()
     done = made.nvflare("system", "shutdown", "all", "--force", **admin)
     assert done["exit_code"] == 0, done
     wait_for(lambda: not any(made.pids(n) for n in (SERVER, *SITES)), 60, "all processes to end")
+
+
+def test_the_console_submits_lists_and_says_goodbye(workshop: Federation, tmp_path: Path) -> None:
+    job = write_job(tmp_path / "by_console")
+    script = workshop.kit("lead") / "startup" / "fl_admin.sh"
+    typed = f"lead@north.example\nsubmit_job {job}\nlist_jobs\nbye\n"
+    said = workshop.run(["bash", "-c", f"printf '{typed}' | '{script}'"]).stdout
+    found = re.search(r"Submitted job: ([0-9a-f-]{36})", said)
+    assert found, said
+    assert workshop.wait(found[1]) == "FINISHED:COMPLETED"
