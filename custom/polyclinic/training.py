@@ -61,6 +61,8 @@ class LocalTraining:
     select_epoch: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "decay_rounds"):
+            require(type(getattr(self, name)) is int, name, "a whole number", getattr(self, name))
         require(self.epochs >= 0, "epochs", "0 or more", self.epochs)
         require(self.batch_size >= 2, "batch_size", "2 or more", self.batch_size)
         require(0.0 < self.lr < 10.0, "lr", "in (0, 10)", self.lr)

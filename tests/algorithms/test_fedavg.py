@@ -230,6 +230,8 @@ def test_b17_a_site_with_one_class_trains_to_finite_weights() -> None:
     "settings",
     [
         {"lr": 0.0},
+        {"epochs": 1.5},
+        {"epochs": True},
         {"batch_size": 1},
         {"head": "shared"},
         {"mu": -1.0},

@@ -315,6 +315,44 @@ def test_every_round_tells_norm_separation_and_variance_by_modality() -> None:
             assert names <= heard["h2"].keys()
 
 
+def test_three_classes_have_three_prototypes() -> None:
+    study = a_study(task={"label": "y", "classes": ["x", "y", "z"]})
+    sites = {s: a_hospital(s, study=study, n=30, seed=i) for i, s in enumerate(("h1", "h2"))}
+    client, server = fedmm.Client(epochs=2, class_balance=True), fedmm.Server()
+    result = run_federation(sites, client, server, study, 2)
+
+    assert result.state.tensors[PROTO_A].shape == (3, study.embedding)
+    assert result.state.tensors[COUNT_A].tolist() == [1.0, 1.0, 1.0]
+    found = client.predict(sites["h1"], result.state, result.personal["h1"], "test")
+    assert found["probability"].shape == (15, 3)
+    np.testing.assert_allclose(found["probability"].sum(1), 1.0, rtol=1e-5)
+
+
+def test_unpaired_patients_train_with_every_ingredient_at_once() -> None:
+    sites = {s: a_hospital(s, study=STUDY, absent=0.4, seed=i) for i, s in enumerate(("h1", "h2"))}
+    client = fedmm.Client(
+        epochs=2,
+        unimodal_heads=True,
+        fusion="both",
+        modality_dropout=0.5,
+        class_balance=True,
+        label_smoothing=0.1,
+        weight_decay=0.1,
+        clip_norm=1.0,
+        decay_rounds=3,
+        select_epoch=True,
+        mu=0.01,
+        head_lr=1e-2,
+        pull_toward="prediction",
+        prototype_weight="count",
+        initial_prototypes="exchange",
+    )
+    server = fedmm.Server(unimodal_heads=True, prototype_weight="count", rate=0.5)
+    result = run_federation(sites, client, server, STUDY, 3)
+    assert all(np.isfinite(a).all() for a in result.state.tensors.values())
+    assert all(np.isfinite(a).all() for p in result.personal.values() for a in p.values())
+
+
 TRAP = a_study(
     {"a": 40}, embedding=16, encoder={"hidden": [64, 64], "dropout": 0.25, "norm": "none"}
 )

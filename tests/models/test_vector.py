@@ -64,3 +64,10 @@ def test_an_unknown_or_impossible_setting_is_named(encoder: dict[str, object], n
 def test_a_kind_without_an_encoder_is_refused_by_name() -> None:
     with pytest.raises(StudyError, match="kind 'volume'"):
         models.build("mri", Modality(kind="volume", dim=1), 5)
+
+
+def test_values_beyond_the_clip_count_as_the_clip() -> None:
+    encoder = models.build("cnv", panel(hidden=[4], clip=3.0), 5).eval()
+    everything = torch.ones(1, 3, dtype=torch.bool)
+    wild, tame = torch.tensor([[50.0, -50.0, 1.0]]), torch.tensor([[3.0, -3.0, 1.0]])
+    assert torch.equal(encoder(wild, everything), encoder(tame, everything))

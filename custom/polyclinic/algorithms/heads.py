@@ -62,7 +62,7 @@ def check_heads(heads: HeadTraining, unimodal_heads: bool) -> None:
 def training_output(model: SiteModel, batch: Batch, dropout: float) -> Output:
     """A forward pass in which the fused head may not see all present modalities."""
     embeddings, present = model.embed(batch)
-    if not dropout or len(embeddings) < 2:
+    if not dropout or not model.training or len(embeddings) < 2:
         return model.classify(embeddings, present)
     names = sorted(embeddings)
     there = torch.stack([present[m] for m in names], dim=1)  # (B, M)

@@ -135,21 +135,20 @@ def print_summary(summary: dict[str, Any]) -> None:
         if not found:
             continue
         sites = sorted({s for entry in found.values() for s in entry["sites"]})
-        rows = [_row(name, entry, sites) for name, entry in found.items()]
-        columns = ["method", "AUROC", "sd", "95 % interval", "gap closed", *sites]
+        rows = [_row(name, entry) for name, entry in found.items()]
+        columns = ["method", "AUROC", "sd", "95 % interval", "gap closed"]
         output.table(f"AUROC on {title}", columns, rows)
+        by_site = [[name, *_site_means(entry, sites)] for name, entry in found.items()]
+        output.table("by site", ["method", *sites], by_site)
 
 
-def _row(name: str, entry: dict[str, Any], sites: list[str]) -> list[object]:
+def _row(name: str, entry: dict[str, Any]) -> list[object]:
     low, high = entry["interval"]
-    nothing = float("nan")
-    cells = [entry["sites"][s]["mean"] if s in entry["sites"] else nothing for s in sites]
-    closed = entry["gap_closed"]
-    return [
-        name,
-        entry["mean"],
-        nothing if entry["sd"] is None else entry["sd"],
-        f"{low:.3f} to {high:.3f}",
-        "-" if closed is None else f"{closed:.0%}",
-        *cells,
-    ]
+    spread = float("nan") if entry["sd"] is None else entry["sd"]
+    closed = "-" if entry["gap_closed"] is None else f"{entry['gap_closed']:.0%}"
+    return [name, entry["mean"], spread, f"{low:.3f} to {high:.3f}", closed]
+
+
+def _site_means(entry: dict[str, Any], sites: list[str]) -> list[float]:
+    """Mean by site; NaN where a site's test patients are all of one class."""
+    return [entry["sites"][s]["mean"] if s in entry["sites"] else float("nan") for s in sites]
