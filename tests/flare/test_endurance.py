@@ -22,7 +22,7 @@ from nvflare.private.fed.server.job_runner import JobRunner
 from nvflare.private.fed.server.server_engine import ServerEngine
 from nvflare.private.fed.server.server_runner import ServerRunner
 
-from polyclinic.flare.endurance import SiteLossTolerance, bear_return_codes
+from polyclinic.flare.endurance import SiteLossTolerance, bear_with_sites
 
 STOCK = "the stock answer"
 
@@ -126,14 +126,16 @@ def test_f05_jobs_that_a_killed_server_left_running_are_ended_when_it_starts() -
     assert server.swept == [[]]
 
 
-def test_a_sites_return_code_cannot_stop_the_job() -> None:
+def test_neither_a_return_code_nor_a_loss_stops_the_job_in_its_own_process() -> None:
     assert ServerRunner.ABORT_RETURN_CODES
     runner = SimpleNamespace(ABORT_RETURN_CODES=["TASK_UNKNOWN"])
-    fl_ctx = FLContext()
+    fl_ctx, communicator = FLContext(), WFCommServer()
     fl_ctx.set_prop(FLContextKey.RUNNER, runner, private=True, sticky=False)
-    bear_return_codes(fl_ctx)
+    bear_with_sites(fl_ctx, communicator)
     assert runner.ABORT_RETURN_CODES == []
     assert "self.ABORT_RETURN_CODES" in inspect.getsource(ServerRunner._process_submission)
+    assert communicator._job_policy_violated() is False
+    assert "self._job_policy_violated()" in inspect.getsource(WFCommServer._monitor_tasks)
 
 
 def test_the_members_of_flare_that_this_rests_on() -> None:

@@ -23,7 +23,7 @@ from polyclinic.algorithms.base import Server
 from polyclinic.errors import PolyclinicError, QuorumLost, StudyError
 from polyclinic.flare.aggregator import UpdateAggregator
 from polyclinic.flare.bundle import check_bundle
-from polyclinic.flare.endurance import bear_return_codes
+from polyclinic.flare.endurance import bear_with_sites
 from polyclinic.flare.runbook import LATEST, RunBook, latest_run, run_folder
 from polyclinic.flare.study_run import STAGES, Aborted, StudyRun, Terms
 from polyclinic.study import load_study
@@ -105,7 +105,7 @@ class Rounds(Controller):
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """FLARE: the whole job; a failure ends it with a sentence that says whose job it is."""
-        bear_return_codes(fl_ctx)
+        bear_with_sites(fl_ctx, self.communicator)
         try:
             book, study_run = self._open(fl_ctx)
         except PolyclinicError as error:
