@@ -228,3 +228,23 @@ def test_f22_a_full_disk_ends_the_run_with_a_reason_and_the_old_checkpoint(
 def test_arguments_that_make_no_sense_are_refused_when_the_job_is_built(args: dict) -> None:
     with pytest.raises(StudyError):
         plain(3, **args)
+
+
+def test_f21_when_too_few_sites_are_left_the_run_ends_by_its_own_rule(tmp_path: Path) -> None:
+    ward = Ward(tmp_path, {})
+
+    def dying(site: str) -> Answer:
+        def die(_: Shareable) -> None:
+            ward.dead.add(site)
+            gone = (EventType.CLIENT_DISCONNECTED, FLContextKey.DISCONNECTED_CLIENT_NAME, site)
+            threading.Timer(0.2, ward.tell, gone).start()
+
+        return failing(site, {2}, die)
+
+    ward.sites = _sites(site1=dying("site-1"), site2=dying("site-2"))
+    records = ward.run(plain(9, round_deadline=30.0, fetch_deadline=30.0))
+    rounds = of_kind(records, "round")
+    assert [r["status"] for r in rounds] == ["folded", "below_quorum", "below_quorum"]
+    assert rounds[2]["lost"] == ["site-1", "site-2"]
+    assert max(r["seconds"] for r in rounds) < 5
+    assert of_kind(records, "end")[0]["status"] == "failed_quorum"
