@@ -4,7 +4,6 @@ Processes are started by the kits' own scripts and ended by their own process id
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
@@ -13,13 +12,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 import yaml
+from loopback import enter_own_network, free_port, wait_for
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
+from processes import end_all, is_job, processes_below, quietly
+
+import hospital
+
+__all__ = ["REPO", "SERVER", "SITES", "Federation", "enter_own_network", "wait_for"]
 
 REPO = Path(__file__).resolve().parents[2]
 ROLES = {
@@ -30,29 +34,6 @@ ROLES = {
 }
 SITES = ("site-1", "site-2", "site-3")
 SERVER = "coordinator"
-_NEW_NETWORK = 0x40000000
-
-
-def enter_own_network() -> bool:
-    """True when this process, and all it starts from now on, see a loopback of their own.
-
-    Needs root; elsewhere the tests share the machine's loopback with free ports.
-    """
-    if os.environ.get("POLYCLINIC_OWN_NETWORK") == str(os.getpid()):
-        return True
-    if ctypes.CDLL(None, use_errno=True).unshare(_NEW_NETWORK) != 0:
-        return False
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    os.environ["POLYCLINIC_OWN_NETWORK"] = str(os.getpid())
-    return True
-
-
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 class Federation:
@@ -76,13 +57,12 @@ class Federation:
         with self._timed("provision"):
             self.kits = self._provision(changes)
         for site in SITES:
-            self._place_empty_cohort(site)
-
-    # -- kits -----------------------------------------------------------------------------------
+            hospital.place_empty_cohort(self.kit(site), folder / "data" / site)
 
     def _provision(self, changes: dict[str, Any]) -> Path:
         description = yaml.safe_load((REPO / "provisioning" / "consortium.yaml").read_text())
-        description["server"] |= {"port": free_port(), "lost_after_seconds": 20}
+        self._port = free_port()
+        description["server"] |= {"port": self._port, "lost_after_seconds": 30}
         path = self.folder / "consortium.yaml"
         path.write_text(yaml.safe_dump(description | changes))
         done = self.run([str(REPO / "provisioning" / "make_kits.sh"), str(path), str(self.folder)])
@@ -93,17 +73,6 @@ class Federation:
         """The startup kit of a site, of the server or of a role."""
         return self.kits / ROLES.get(name, name)
 
-    def _place_empty_cohort(self, site: str) -> None:
-        """A folder and a manifest without patients: enough for a site to start."""
-        root = self.folder / "data" / site
-        root.mkdir(parents=True)
-        (root / "manifest.csv").write_text("patient_id,label\n")
-        path = self.kit(site) / "local" / "polyclinic.yaml"
-        settings = yaml.safe_load(path.read_text())
-        for cohort in settings["cohorts"].values():
-            cohort["root"] = str(root)
-        path.write_text(yaml.safe_dump(settings))
-
     def install_data(self, consortium: Path) -> None:
         """What each data manager does: point ``local/polyclinic.yaml`` at the hospital's data.
 
@@ -111,15 +80,7 @@ class Federation:
             consortium: folder made by ``polyclinic data generate``, one folder per site.
         """
         for site in SITES:
-            settings = yaml.safe_load((consortium / site / "polyclinic.yaml").read_text())
-            for cohort in settings["cohorts"].values():
-                cohort["root"] = str((consortium / site / cohort.get("root", ".")).resolve())
-            kept = yaml.safe_load((self.kit(site) / "local" / "polyclinic.yaml").read_text())
-            own = {k: kept[k] for k in ("site", "storage", "minimum_sites")}
-            merged = settings | own
-            (self.kit(site) / "local" / "polyclinic.yaml").write_text(yaml.safe_dump(merged))
-
-    # -- processes ------------------------------------------------------------------------------
+            hospital.install_data(self.kit(site), consortium / site)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -178,7 +139,7 @@ class Federation:
 
     def kill(self, name: str, part: Literal["parent", "job", "all"] = "all") -> list[int]:
         """Process ids that were ended with SIGKILL."""
-        pids = [p for p in self.pids(name) if part == "all" or self._is_job(p) == (part == "job")]
+        pids = [p for p in self.pids(name) if part == "all" or is_job(p) == (part == "job")]
         if part == "job":
             assert pids, f"{name} runs no job process"
         for pid in pids:
@@ -187,56 +148,26 @@ class Federation:
             self._processes[name].wait(10)
         return pids
 
-    def restart(self, name: str) -> None:
-        """Start a killed participant again."""
-        self.start(name)
+    restart = start
 
     def pids(self, name: str) -> list[int]:
         """All live processes of a participant: parent, job processes and their children."""
-        kit = str(self.kit(name))
-        found: dict[int, None] = {}
-        for process in psutil.process_iter():
-            try:
-                if any(kit in part for part in process.cmdline()) and _lives(process):
-                    found[process.pid] = None
-                    found |= {c.pid: None for c in process.children(recursive=True) if _lives(c)}
-            except psutil.Error:
-                continue
-        return list(found)
-
-    @staticmethod
-    def _is_job(pid: int) -> bool:
-        try:
-            line = " ".join(psutil.Process(pid).cmdline())
-        except psutil.Error:
-            return False
-        return "worker_process" in line or "runner_process" in line or "polyclinic.worker" in line
+        return processes_below(self.kit(name))
 
     def stop(self) -> None:
         """End every process of this federation."""
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()
-        for name in (*SITES, SERVER):
-            for pid in self.pids(name):
-                _quietly(lambda pid=pid: os.kill(pid, signal.SIGTERM))
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline and any(self.pids(n) for n in (*SITES, SERVER)):
-            time.sleep(0.1)
-        for name in (*SITES, SERVER):
-            for pid in self.pids(name):
-                _quietly(lambda pid=pid: os.kill(pid, signal.SIGKILL))
+        end_all(self.kits)
         for process in self._processes.values():
             process.wait(10)
         self._processes.clear()
 
     def _listens(self) -> bool:
-        port = json.loads((self.kit("lead") / "startup" / "fed_admin.json").read_text())
         with socket.socket() as probe:
             probe.settimeout(0.5)
-            return probe.connect_ex(("127.0.0.1", port["admin"]["port"])) == 0
-
-    # -- jobs -----------------------------------------------------------------------------------
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
     def session(self, role: str = "lead") -> Session:
         """A logged-in session of the Python admin API."""
@@ -248,7 +179,7 @@ class Federation:
     def forget_sessions(self) -> None:
         """Drop sessions, as after the server was killed."""
         for session in self._sessions.values():
-            _quietly(session.close)
+            quietly(session.close)
         self._sessions.clear()
 
     def submit(self, job: Path, role: str = "lead") -> str:
@@ -284,24 +215,10 @@ class Federation:
         """The folder the lead downloaded a job's result to."""
         return Path(self.session().download_job_result(job_id))
 
-    # -- what is left on disk -------------------------------------------------------------------
-
     def log(self, name: str, job_id: str = "") -> str:
         """A participant's log, or that of its job process."""
         path = self.kit(name) / job_id / "log.txt" if job_id else self.kit(name) / "log.txt"
         return path.read_text(errors="replace") if path.exists() else ""
-
-    def console(self, name: str) -> str:
-        """What a participant's processes printed."""
-        return (self.kit(name) / "console.log").read_text(errors="replace")
-
-    def wait_log(self, name: str, text: str, job_id: str = "", seconds: float = 60) -> None:
-        """Wait until a line with ``text`` stands in the log of that very job."""
-        wait_for(lambda: text in self.log(name, job_id), seconds, f"'{text}' in {name}'s log")
-
-    def run_folder(self, name: str, job_id: str) -> Path:
-        """A participant's run folder of a job."""
-        return self.kit(name) / job_id
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:
@@ -327,24 +244,3 @@ class Federation:
         if keep := os.environ.get("POLYCLINIC_KEEP"):
             shutil.copytree(self.folder, Path(keep) / self.folder.name, symlinks=True)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The first true value of ``condition``; an AssertionError that names ``what`` otherwise."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
-        time.sleep(0.25)
-
-
-def _lives(process: psutil.Process) -> bool:
-    return process.status() != psutil.STATUS_ZOMBIE
-
-
-def _quietly(act: Callable[[], Any]) -> None:
-    # The process or the server may be gone, which is the aim.
-    with contextlib.suppress(Exception):
-        act()

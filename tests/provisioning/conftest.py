@@ -10,7 +10,7 @@ import yaml
 
 REPO = Path(__file__).resolve().parents[2]
 # provisioning/ holds scripts, not a package.
-sys.path.insert(0, str(REPO / "provisioning"))
+sys.path[:0] = [str(REPO / "provisioning"), str(Path(__file__).parent)]
 
 from consortium import Consortium, load_consortium  # noqa: E402
 from kits import make_kits  # noqa: E402
