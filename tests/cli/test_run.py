@@ -27,7 +27,7 @@ def test_the_ledger_is_found_at_or_below_the_place(run, tmp_path, below, capsys)
 
 
 def test_the_study_of_the_downloaded_job_gives_the_page_its_name(run, tmp_path):
-    config = run / "job" / "app" / "config"
+    config = run / "workspace" / "app_server" / "config"
     config.mkdir(parents=True)
     (config / "study.json").write_text(
         json.dumps({"name": "lungs", "task": {"label": "y", "classes": ["no", "yes"]}})

@@ -188,3 +188,8 @@ def test_repeats_are_folded_to_mean_and_standard_deviation():
 )
 def test_sizes_are_told_in_a_unit_a_person_reads(count, told):
     assert report.size(count) == told
+
+
+def test_a_time_is_told_in_utc_and_anything_else_as_it_is():
+    assert report.moment("2026-03-01T15:05:59.123+01:00") == "2026-03-01 14:05 UTC"
+    assert report.moment("=now()") == "'=now()"

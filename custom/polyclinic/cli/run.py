@@ -101,8 +101,7 @@ def _study(ledger: Path) -> dict[str, Any]:
     """The study beside the ledger, or in the job that was downloaded with it; {} when neither."""
     near = [ledger.parent / "study.json"]
     for folder in ledger.parents[:4]:
-        near += sorted(folder.glob("app/config/study.json"))
-        near += sorted(folder.glob("job/app/config/study.json"))
+        near += sorted(folder.glob("app*/config/study.json"))  # FLARE names it app_server
     return next((_json(path) for path in near if path.is_file()), {})
 
 

@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
@@ -69,7 +70,7 @@ def render(
     start, end = _first(records, "start"), _first(reversed(records), "end")
     rounds = [r for r in records if r.get("kind") == "round"]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"cell": cell, "size": size, "score": score}
+    environment.filters |= {"cell": cell, "size": size, "score": score, "moment": moment}
     page = environment.from_string(
         resources.files("polyclinic.evaluation").joinpath("report.html").read_text("utf-8")
     )
@@ -181,6 +182,14 @@ def score(value: float | None, digits: int = 3) -> str:
     if value is None or not math.isfinite(value):
         return NOTHING
     return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def moment(time: str) -> str:
+    """``2026-03-01 14:05 UTC`` of a ledger's time, or the text as it is."""
+    try:
+        return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return cell(time)
 
 
 def size(count: float) -> str:
