@@ -107,9 +107,11 @@ def test_what_an_allowed_module_merely_imports_is_not_built(
 
 
 def test_flares_own_list_lets_such_a_path_through(tmp_path: Path) -> None:
-    job = config(client="polyclinic.flare.site.Path")
-    conf = build(Kit(tmp_path), job, [])
-    assert isinstance(conf.executors[0].executor.client, Path)
+    component = {"id": "x", "path": "polyclinic.flare.site.Path", "args": {}}
+    conf = build(Kit(tmp_path / "a"), config(components=[component]), [])
+    assert isinstance(conf.components["x"], Path)
+    with pytest.raises(ComponentNotAuthorized, match="where it is defined"):
+        build(Kit(tmp_path / "b"), config(components=[component]), [JobFilterBan()])
 
 
 def test_a_class_outside_the_list_is_flares_to_refuse(tmp_path: Path) -> None:

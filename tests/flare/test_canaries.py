@@ -93,7 +93,7 @@ def filtered(reply: Shareable, kit: Kit, task: str) -> bytes:
 
 def stop(site: SiteExecutor) -> None:
     if site.child is not None:
-        site.child.stop()
+        site.child.end()
 
 
 def test_healthy_and_faulty_sites_both_answer(replies: dict[str, Any]) -> None:

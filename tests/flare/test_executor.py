@@ -20,7 +20,6 @@ from flare.kit import JOB, PATIENTS, Kit, ask, executor, request
 from polyclinic.exchange import State
 from polyclinic.flare.convert import Reply, read_reply, task_data
 from polyclinic.flare.executor import ERROR, MODALITIES, SiteExecutor
-from polyclinic.flare.site import client_spec
 
 Make = Callable[..., SiteExecutor]
 
@@ -37,7 +36,20 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     yield build
     for site in made:
         if site.child is not None:
-            site.child.stop()
+            site.child.end()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SiteExecutor, Kit]]:
+    """A healthy site whose child is shared by the tests that need nothing else."""
+    with pytest.MonkeyPatch.context() as patch:
+        site = executor(patch, step=2.0)
+        yield site, Kit(tmp_path_factory.mktemp("plain"))
+    if site.child is not None:
+        site.child.end()
+
+
+Plain = tuple[SiteExecutor, Kit]
 
 
 def told(reply: Shareable) -> dict[str, str]:
@@ -51,10 +63,8 @@ def answer(reply: Shareable) -> Reply:
     return read_reply(reply)
 
 
-def test_census_says_counts_modalities_and_study_and_sends_no_tensor(
-    tmp_path: Path, make: Make
-) -> None:
-    reply = answer(ask(make(), Kit(tmp_path), "census", Shareable()))
+def test_census_says_counts_modalities_and_study_and_sends_no_tensor(plain: Plain) -> None:
+    reply = answer(ask(*plain, "census", Shareable()))
     assert reply.tensors == {}
     train = PATIENTS * 2 // 3
     assert (reply.scalars["n"], reply.scalars["n.cnv"]) == (train, train)
@@ -67,10 +77,8 @@ def test_small_counts_are_told_as_the_smallest_cell(tmp_path: Path, make: Make) 
     assert reply.scalars["n"] == 20  # 16 patients
 
 
-def test_training_sends_differences_and_keeps_personal_state_between_rounds(
-    tmp_path: Path, make: Make
-) -> None:
-    kit, site = Kit(tmp_path), make(step=2.0)
+def test_training_sends_differences_and_keeps_personal_state_between_rounds(plain: Plain) -> None:
+    site, kit = plain
     first = answer(ask(site, kit, "train", request(0)))
     second = answer(ask(site, kit, "train", request(1)))
     assert set(first.tensors) == {"enc.cnv.weight", "fuse.weight"}
@@ -91,14 +99,14 @@ def test_a_resumed_job_finds_the_personal_state_of_the_run_it_continues(
     assert other.tensors["fuse.weight"][0] == 1
 
 
-def test_finalise_keeps_the_head_and_lets_no_tensor_out(tmp_path: Path, make: Make) -> None:
-    kit = Kit(tmp_path)
-    assert answer(ask(make(), kit, "finalise", request(3))).tensors == {}
+def test_finalise_keeps_the_head_and_lets_no_tensor_out(plain: Plain) -> None:
+    site, kit = plain
+    assert answer(ask(site, kit, "finalise", request(3))).tensors == {}
     assert (kit.storage / "personal" / JOB / "round_3.safetensors").exists()
 
 
-def test_evaluate_scores_the_splits_it_has(tmp_path: Path, make: Make) -> None:
-    reply = answer(ask(make(), Kit(tmp_path), "evaluate", request(1)))
+def test_evaluate_scores_the_splits_it_has(plain: Plain) -> None:
+    reply = answer(ask(*plain, "evaluate", request(1)))
     assert reply.tensors == {}
     assert reply.metrics["test/auroc"] == 1.0
     assert reply.metrics["test/brier"] == pytest.approx(0.01)  # (1 - 0.9)²
@@ -258,17 +266,18 @@ BAD_STATES: dict[str, dict[str, Any]] = {
 }
 
 
-def test_a_state_that_breaks_the_contract_is_not_trained_on(tmp_path: Path, make: Make) -> None:
+def test_a_state_that_breaks_the_contract_is_not_trained_on(plain: Plain) -> None:
     good = {
         "enc.cnv.weight": np.zeros((2, 3), np.float32),
         "fuse.weight": np.zeros(3, np.float32),
     }
-    kit, site = Kit(tmp_path), make()
+    site, kit = plain
+    before = list((kit.storage / "personal").rglob("*"))
     for what, change in BAD_STATES.items():
         reply = ask(site, kit, "train", task_data(State(good | change, 0), {}))
         assert reply.get_return_code() == ReturnCode.BAD_TASK_DATA, what
         assert told(reply)["code"] == "contract", what
-    assert not (kit.storage / "personal").exists()
+    assert list((kit.storage / "personal").rglob("*")) == before
 
 
 def test_a_job_of_too_few_sites_is_refused(tmp_path: Path, make: Make) -> None:
@@ -303,20 +312,15 @@ def test_a_cohort_that_was_mended_is_read_at_the_next_task(tmp_path: Path, make:
     assert answer(ask(site, kit, "census")).scalars["n"] == 16
 
 
-def test_a_client_outside_the_algorithms_is_not_built(
+def test_what_is_no_client_half_is_told_to_the_researcher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = executor(monkeypatch)
-    for path in (
-        "os.system",
-        "polyclinic.algorithms.arithmetic.State",
-        "polyclinic.algorithms.x.Y",
-    ):
-        site = SiteExecutor(client={"path": path, "args": {}})
-        words = told(ask(site, Kit(tmp_path), "census"))
-        assert (words["code"], words["owner"]) == ("study", "researcher")
-        assert site.child is not None
-        site.child.stop()
+    site.client = {"path": "polyclinic.algorithms.arithmetic.State", "args": {}}
+    words = told(ask(site, Kit(tmp_path), "census"))
+    assert (words["code"], words["owner"]) == ("study", "researcher")
+    assert site.child is not None
+    site.child.end()
 
 
 def test_no_reply_carries_a_code_that_aborts_the_job(tmp_path: Path, make: Make) -> None:
@@ -330,11 +334,3 @@ def test_no_reply_carries_a_code_that_aborts_the_job(tmp_path: Path, make: Make)
     codes = {reply.get_return_code() for reply in replies}
     assert codes <= {ReturnCode.EXECUTION_EXCEPTION, ReturnCode.BAD_TASK_DATA}
     assert not codes & set(ServerRunner.ABORT_RETURN_CODES)
-
-
-def test_a_built_client_half_gives_back_its_path_and_arguments() -> None:
-    from polyclinic.flare.egress import EgressFilter
-
-    spec = {"path": "polyclinic.algorithms.arithmetic.Client", "args": {"step": 2.0}}
-    assert client_spec(spec | {"config_type": "dict"}) == spec
-    assert client_spec(EgressFilter())["path"] == "polyclinic.flare.egress.EgressFilter"

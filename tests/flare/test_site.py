@@ -1,12 +1,22 @@
 """Where a site's facts are found, and when a job is too small for it."""
 
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from flare.kit import Kit
 from polyclinic.errors import SiteError, StudyError
-from polyclinic.flare.site import find_site, participants, require_company, settings_path
+from polyclinic.flare.executor import SiteExecutor
+from polyclinic.flare.site import (
+    client_spec,
+    find_site,
+    participants,
+    require_company,
+    settings_path,
+)
 
 
 def test_a_site_is_its_settings_and_the_jobs_study(tmp_path: Path) -> None:
@@ -47,3 +57,41 @@ def test_a_site_trains_from_its_minimum_on(tmp_path: Path) -> None:
     require_company(settings, 3)
     with pytest.raises(SiteError, match="at least 3 sites"):
         require_company(settings, 2)
+
+
+SPEC = {"path": "polyclinic.algorithms.fedmm.Client", "args": {"beta": 0.5}}
+
+
+def test_a_client_half_that_flare_left_alone_is_taken_as_the_job_wrote_it() -> None:
+    assert client_spec(SPEC | {"config_type": "dict"}) == SPEC
+
+
+def test_a_client_half_that_flare_built_gives_back_its_path_and_arguments() -> None:
+    @dataclass(frozen=True)
+    class Client:
+        beta: float
+
+    Client.__module__, Client.__qualname__ = "polyclinic.algorithms.fedmm", "Client"
+    assert client_spec(Client(0.5)) == SPEC
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        None,
+        {},
+        {"path": "subprocess.Popen", "args": {"args": ["id"]}},
+        {"path": "polyclinic.flare.site.load_settings", "args": {}},
+        {"path": "polyclinic.algorithms.fedmm.Client", "args": ["id"]},
+        Path("/"),
+    ],
+)
+def test_an_executor_for_anything_else_is_not_built(client: object) -> None:
+    with pytest.raises(StudyError, match="client half"):
+        SiteExecutor(client=client)
+
+
+def test_flares_process_at_a_site_stays_without_torch() -> None:
+    code = "import sys, polyclinic.flare.executor, polyclinic.flare.egress, polyclinic.flare.ban"
+    code += "; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -35,14 +35,18 @@ class SiteExecutor(Executor):
     """Answers the four tasks of a polyclinic job.
 
     Args:
-        client: the algorithm's client half, ``{"path", "args"}``.
+        client: the algorithm's client half, ``{"path", "args"}``; with ``"config_type": "dict"``
+            FLARE leaves it to the training process to build, and stays without torch.
         run: lineage id under which personal state is kept; "" is this job's own id, "latest" the
             run that the server continues.
+
+    Raises:
+        StudyError: ``client`` is no class under ``polyclinic.algorithms``.
     """
 
     def __init__(self, client: Any, run: str = "") -> None:
         super().__init__()
-        self.client = client
+        self.client = client_spec(client)
         self.run = run
         self.site: Site | None = None
         self.child: TrainingProcess | None = None
@@ -119,8 +123,7 @@ class SiteExecutor(Executor):
         """Site and child, made once."""
         if self.site is None or self.child is None:
             self.site = find_site(fl_ctx)
-            spec = client_spec(self.client)
-            self.child = TrainingProcess(self.site.settings, self.site.study, spec)
+            self.child = TrainingProcess(self.site.settings, self.site.study, self.client)
         return self.site, self.child
 
     def _error(self, head: dict[str, Any], fl_ctx: FLContext, refused: bool) -> Shareable:
