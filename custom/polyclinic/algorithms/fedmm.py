@@ -28,8 +28,8 @@ The authors' script adds to the old weights and keeps prototypes per site; it is
 Trap: prototypes taken in eval mode and pulled at in train mode under ELU or SELU with AlphaDropout
 feed back on themselves. With encoder setting ``norm: none`` (the authors' code) their norm on TCGA
 breast went from 15 to 590 in ten rounds and past 10^7 in forty, until every prediction was the
-same; ``watch`` stops that run in round 12. With ``norm: layer``, the default, norms stay at 13 to 15
-for a hundred rounds, though the classes of a weak modality (copy number) draw together.
+same; ``watch`` stops that run by round 12. With ``norm: layer``, the default, norms stay at 9 to
+15 for a hundred rounds, though the classes of a weak modality (copy number) draw together.
 """
 
 from collections.abc import Mapping
