@@ -22,6 +22,7 @@ class OneTask(Controller):
     def __init__(self, min_responses: int = 1) -> None:
         super().__init__(task_check_period=0.1)
         self.min_responses = min_responses
+        self.heard = 0
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Nothing."""
@@ -35,9 +36,12 @@ class OneTask(Controller):
         self.broadcast_and_wait(
             task, fl_ctx, min_responses=self.min_responses, abort_signal=abort_signal
         )
+        if self.heard < self.min_responses:
+            self.system_panic(f"{self.heard} sites answered", fl_ctx)
 
     def _heard(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         code = client_task.result.get_return_code()
+        self.heard += 1
         self.log_info(fl_ctx, f"{client_task.client.name} said {code}")
         if code != ReturnCode.OK:
             self.system_panic(f"{client_task.client.name} said {code}", fl_ctx)
