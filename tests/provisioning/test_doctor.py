@@ -1,11 +1,16 @@
 """The doctor passes a kit as it was made, and tells every fault with its remedy."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from spoiled import Kits, settings
+import yaml
+from spoiled import Kits, failures, settings
 
+from consortium import Consortium
 from polyclinic.cli.main import run
 from polyclinic.errors import SiteError
 from polyclinic.flare.doctor import examine
@@ -61,3 +66,34 @@ def test_the_text_names_the_remedy(kit: Kits, capsys: pytest.CaptureFixture[str]
     (broken / "startup" / "client.key").chmod(0o640)
     assert main(str(broken)) == 1
     assert "run chmod 600 on startup/client.key" in capsys.readouterr().err
+
+
+def test_a_kit_straight_from_flare_does_not_start(description: Consortium, tmp_path: Path) -> None:
+    """What FLARE's template leaves open, the doctor names."""
+    impl = "nvflare.lighter.impl"
+    static = {"config_folder": "config", "scheme": "tcp"}
+    project = description.project() | {
+        "builders": [
+            {"path": f"{impl}.workspace.WorkspaceBuilder"},
+            {"path": f"{impl}.static_file.StaticFileBuilder", "args": static},
+            {"path": f"{impl}.cert.CertBuilder"},
+        ]
+    }
+    (tmp_path / "project.yml").write_text(yaml.safe_dump(project))
+    nvflare = str(Path(sys.executable).parent / "nvflare")
+    command = [nvflare, "provision", "-p", "project.yml", "-w", "out", "--force"]
+    env = os.environ | {"HOME": str(tmp_path)}
+    subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
+    kit = next((tmp_path / "out").rglob("prod_00")) / "site-1"
+    found = failures(kit)
+    assert {
+        "grpc-with-mutual-tls",
+        "signed-jobs-only",
+        "nobody-brings-code",
+        "allow-list",
+        "job-guards",
+        "egress-filter",
+        "log-streaming-off",
+        "start-script",
+        "settings",
+    } <= set(found)
