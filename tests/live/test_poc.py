@@ -12,7 +12,11 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUN = ["bash", str(REPOSITORY / "poc" / "run.sh")]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("_network"),
+]
 
 
 def environment(workspace: Path) -> dict[str, str]:
@@ -27,7 +31,7 @@ def processes_of(workspace: Path) -> list[int]:
     return found
 
 
-def test_one_command_leads_to_a_report_and_leaves_nothing_running(_network, tmp_path):
+def test_one_command_leads_to_a_report_and_leaves_nothing_running(tmp_path):
     workspace = tmp_path / "w"
     done = subprocess.run(
         RUN,
@@ -48,7 +52,7 @@ def test_one_command_leads_to_a_report_and_leaves_nothing_running(_network, tmp_
     assert not (workspace / "poc").exists()
 
 
-def test_an_interrupt_stops_what_was_started(_network, tmp_path):
+def test_an_interrupt_stops_what_was_started(tmp_path):
     workspace = tmp_path / "w"
     running = subprocess.Popen(
         RUN,
