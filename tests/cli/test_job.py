@@ -1,0 +1,78 @@
+"""polyclinic job list, show and bundle on the shipped jobs."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from polyclinic.cli import main
+
+JOBS = Path(__file__).parents[2] / "jobs"
+
+
+def told(capsys, *argv):
+    code = main.run(["job", *argv, "--format", "json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_list_names_every_job_with_its_algorithm_and_modalities(capsys):
+    code, answer = told(capsys, "list", "--jobs", str(JOBS))
+    found = {job["name"]: job for job in answer["data"]["jobs"]}
+    assert code == 0
+    assert set(found) == {path.parent.name for path in JOBS.glob("**/meta.json")}
+    demo = found["fedmm_demo"]
+    assert (demo["study"], demo["algorithm"]) == ("demo", "fedmm")
+    assert [m["name"] for m in demo["modalities"]] == ["cnv", "metadata", "wsi"]
+
+
+def test_the_repositorys_jobs_are_found_from_anywhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert told(capsys, "list")[0] == 0
+
+
+def test_a_job_is_shown_by_name_folder_or_archive(tmp_path, capsys):
+    archive = tmp_path / "fedmm_demo.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in (JOBS / "fedmm_demo").rglob("*.json"):
+            packed.write(path, path.relative_to(JOBS))
+    for job in ("fedmm_demo", str(JOBS / "fedmm_demo"), str(archive)):
+        code, answer = told(capsys, "show", job, "--jobs", str(JOBS))
+        assert (code, answer["data"]["faults"]) == (0, [])
+
+
+@pytest.fixture
+def spoiled(tmp_path):
+    job = tmp_path / "fedmm_demo"
+    shutil.copytree(JOBS / "fedmm_demo", job)
+    (job / "app" / "custom").mkdir()
+    (job / "app" / "custom" / "evil.py").write_text("print('hello')\n")
+    return job
+
+
+def test_a_job_with_a_fault_is_shown_with_exit_code_1(spoiled, capsys):
+    code, answer = told(capsys, "show", str(spoiled))
+    assert code == answer["exit_code"] == 1
+    assert [f["what"] for f in answer["data"]["faults"]] == ["code in a job"]
+    assert main.run(["job", "show", str(spoiled)]) == 1
+    assert "code in a job" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_unknown_job_is_bad_input(capsys):
+    code, answer = told(capsys, "show", "nope", "--jobs", str(JOBS))
+    assert (code, answer["status"]) == (4, "error")
+
+
+def test_a_bundle_is_the_job_with_the_code_inside(tmp_path, capsys):
+    code, answer = told(capsys, "bundle", "fedmm_demo", str(tmp_path), "--jobs", str(JOBS))
+    made = Path(answer["data"]["folder"])
+    assert code == 0
+    assert (made / "meta.json").read_text() == (JOBS / "fedmm_demo" / "meta.json").read_text()
+    assert (made / "app" / "custom" / "polyclinic" / "flare" / "controller.py").is_file()
+
+
+def test_a_job_with_a_fault_is_not_bundled(spoiled, tmp_path, capsys):
+    code, _ = told(capsys, "bundle", str(spoiled), str(tmp_path / "out"))
+    assert code == 4
+    assert not (tmp_path / "out").exists()
