@@ -51,8 +51,6 @@ class Modality(_Strict):
         extractor: which frozen network made the features (kind ``bag``), compared as text.
         mean: agreed centre per feature; empty means each site standardises by its own statistics.
         scale: agreed spread per feature, with ``mean``.
-        clip: standardised values are cut to [-clip, clip], so that a heavy tail cannot drown a
-            patient's other features; 0 leaves them as they are.
         encoder: settings of the encoder, checked by ``polyclinic.models.build``.
     """
 
@@ -64,7 +62,6 @@ class Modality(_Strict):
     extractor: str = ""
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
-    clip: float = Field(default=0.0, ge=0.0)
     encoder: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")

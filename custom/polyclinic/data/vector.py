@@ -37,14 +37,12 @@ class VectorColumn:
         fields: (P, F) bool, which values are there.
         mean: the study's centre per feature, empty for the site's own.
         scale: the study's spread per feature, with ``mean``.
-        clip: standardised values are cut to [-clip, clip]; 0 leaves them as they are.
     """
 
     values: Tensor
     fields: Tensor
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
-    clip: float = 0.0
 
     @property
     def present(self) -> Tensor:
@@ -68,8 +66,6 @@ class VectorColumn:
             mean, scale, known = statistics(self.values[train], self.fields[train])
         scaled = (self.values.double() - mean) / scale  # (P, F)
         fields = self.fields & known & (scaled.abs() <= LARGEST)
-        if self.clip:
-            scaled = scaled.clamp(-self.clip, self.clip)
         return VectorColumn(torch.where(fields, scaled, 0.0).float(), fields)
 
     def collate(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,11 +110,7 @@ def read(request: Request) -> Reading:
         values[into] = torch.from_numpy(table.values[np.array(list(places.values()))])
     fields = ~values.isnan()
     column = VectorColumn(
-        values.nan_to_num(0.0),
-        fields,
-        request.modality.mean,
-        request.modality.scale,
-        request.modality.clip,
+        values.nan_to_num(0.0), fields, request.modality.mean, request.modality.scale
     )
     request.tick(len(request.ids))
     same = twins(column)
