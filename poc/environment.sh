@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by poc/run.sh and tests/run.sh: an environment beside the repository's own files.
 # ensure_environment ROOT makes ROOT/.venv when there is none and installs requirements.txt when it
 # changed since the last time; afterwards $PYTHON is that environment's interpreter.
