@@ -14,7 +14,7 @@ from polyclinic.algorithms import presets
 from polyclinic.algorithms.base import Client, Server
 from polyclinic.algorithms.presets import Method
 from polyclinic.comparison.federation import run_federation
-from polyclinic.data.batch import Patients
+from polyclinic.data.batch import Patients, SplitName
 from polyclinic.data.cohort import Cohort, merge, open_cohort
 from polyclinic.errors import StudyError
 from polyclinic.evaluation.metrics import scores
@@ -35,6 +35,7 @@ class Plan:
         sites: folders with a ``polyclinic.yaml``.
         methods: by name.
         seed: repeat r splits the patients and draws the weights by ``seed + r``.
+        scored: patients that are scored; choices are made on ``validation``, never on ``test``.
     """
 
     sites: tuple[Path, ...]
@@ -44,6 +45,7 @@ class Plan:
     rounds: int
     seed: int
     workers: int = 2
+    scored: SplitName = "test"
 
     def tasks(self) -> list[tuple[str, int]]:
         """Method and repeat of every run."""
@@ -89,11 +91,16 @@ def open_sites(plan: Plan) -> dict[str, Cohort]:
 
 
 def run_method(
-    cohorts: dict[str, Cohort], study: Study, method: Method, rounds: int, seed: int
+    cohorts: dict[str, Cohort],
+    study: Study,
+    method: Method,
+    rounds: int,
+    seed: int,
+    scored: SplitName = "test",
 ) -> Iterator[tuple[str, str, dict[str, float]]]:
     """Train one method once; site, test (``own`` or ``pooled``) and scores.
 
-    ``pooled``: all sites' test patients, restricted to the site's modalities, with the
+    ``pooled``: all sites' scored patients, restricted to the site's modalities, with the
     evaluation-only ones readable.
     """
     rounds = method.rounds(rounds)
@@ -114,7 +121,7 @@ def run_method(
             "pooled": merge(whole, patients.modalities),
         }
         for test, tested in tests.items():
-            found = client.predict(tested, *trained[site], "test")
+            found = client.predict(tested, *trained[site], scored)
             yield site, test, scores(found["probability"], found["label"])
 
 
@@ -153,9 +160,8 @@ class _Worker:
 
     def run(self, name: str, repeat: int) -> list[Record]:
         start, plan = time.perf_counter(), self.plan
-        found = run_method(
-            self.cohorts, plan.study, plan.methods[name], plan.rounds, plan.seed + repeat
-        )
+        method, seed = plan.methods[name], plan.seed + repeat
+        found = run_method(self.cohorts, plan.study, method, plan.rounds, seed, plan.scored)
         records: list[Record] = []
         for site, test, values in found:
             head = {"method": name, "site": site, "repeat": repeat, "test": test}
