@@ -56,7 +56,7 @@ class Federation:
         self._sessions: dict[str, Session] = {}
         with self._timed("provision"):
             self.kits = self._provision(changes)
-        for site in SITES:
+        for site in self.sites:
             hospital.place_empty_cohort(self.kit(site), folder / "data" / site)
 
     def _provision(self, changes: dict[str, Any]) -> Path:
@@ -64,7 +64,9 @@ class Federation:
         self._port = free_port()
         description["server"] |= {"port": self._port, "lost_after_seconds": 30}
         path = self.folder / "consortium.yaml"
-        path.write_text(yaml.safe_dump(description | changes))
+        description |= changes
+        self.sites = tuple(h["name"] for h in description["hospitals"])
+        path.write_text(yaml.safe_dump(description))
         done = self.run([str(REPO / "provisioning" / "make_kits.sh"), str(path), str(self.folder)])
         assert done.returncode == 0, done.stderr
         return Path(json.loads(done.stdout)["kits"])
@@ -77,9 +79,10 @@ class Federation:
         """What each data manager does: point ``local/polyclinic.yaml`` at the hospital's data.
 
         Args:
-            consortium: folder made by ``polyclinic data generate``, one folder per site.
+            consortium: folder with one folder per site, as ``polyclinic data generate`` and
+                poc/cohorts.py make them.
         """
-        for site in SITES:
+        for site in self.sites:
             hospital.install_data(self.kit(site), consortium / site)
 
     @property
@@ -105,7 +108,7 @@ class Federation:
 
     def start(self, *names: str) -> None:
         """Start the server and all sites, or the ones named, by their own scripts."""
-        for name in names or (SERVER, *SITES):
+        for name in names or (SERVER, *self.sites):
             self._spawn(name, ["bash", str(self.kit(name) / "startup" / "sub_start.sh"), "--once"])
 
     def start_ungated_server(self) -> None:
@@ -127,10 +130,10 @@ class Federation:
                 start_new_session=True,
             )
 
-    def ready(self, sites: int = len(SITES), seconds: float = 60) -> None:
-        """Wait until the server answers and that many sites are registered."""
+    def ready(self, seconds: float = 60) -> None:
+        """Wait until the server answers and every site is registered."""
         wait_for(lambda: self._listens(), seconds, "the server to listen")
-        wait_for(lambda: len(self.connected()) >= sites, seconds, f"{sites} sites")
+        wait_for(lambda: len(self.connected()) >= len(self.sites), seconds, "every site")
 
     def connected(self) -> list[str]:
         """Names of the sites the server counts as connected."""
