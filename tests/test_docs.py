@@ -6,20 +6,23 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "jobs" / "README.md"]
+PAGES += sorted((REPOSITORY / "docs").glob("*.md"))
 README = PAGES[0].read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[p.name for p in PAGES])
+@pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(REPOSITORY)) for p in PAGES])
 def test_every_link_inside_the_repository_leads_somewhere(page):
     targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     inside = [t for t in targets if not re.match(r"https?:|mailto:", t)]
     assert [t for t in inside if not (page.parent / t).exists()] == []
 
 
-def test_the_readme_lists_every_job():
+@pytest.mark.parametrize("page", PAGES[:2], ids=["README.md", "jobs/README.md"])
+def test_both_job_tables_list_every_job(page):
     jobs = {path.parent.name for path in (REPOSITORY / "jobs").glob("**/meta.json")}
-    assert jobs <= set(re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE))
+    listed = re.findall(r"^\| `(\w+)` \|", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert jobs <= set(listed)
 
 
 def test_the_readme_is_short():

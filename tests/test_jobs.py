@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from polyclinic.algorithms import fedmm
+from polyclinic.algorithms.presets import METHODS
 from polyclinic.errors import StudyError
 from polyclinic.jobs import build_half, load_job
 
@@ -128,3 +129,13 @@ def shipped() -> list[Path]:
 @pytest.mark.parametrize("folder", shipped(), ids=lambda p: p.name)
 def test_every_shipped_job_loads(folder: Path) -> None:
     assert load_job(folder).rounds >= 0
+
+
+def test_the_recommended_job_is_the_preset_on_the_study_of_fedmm() -> None:
+    jobs = {folder.name: folder for folder in shipped()}
+    preset, job = METHODS["fedmm_plus"], load_job(jobs["fedmm_plus_tcga_brca"])
+    literal = load_job(jobs["fedmm_tcga_brca"])
+
+    assert (job.client, job.server) == preset.halves()
+    assert job.study == preset.adapted(literal.study)
+    assert job.rounds == preset.most_rounds
