@@ -52,6 +52,10 @@ class Services:
         project = self.workspace / "project.yml"
         project.write_text(yaml.safe_dump(project_of(_free_port()), sort_keys=False))
         self._nvflare("poc", "prepare", "-i", str(project), "--force", kit=False)
+        self.lay_policy()
+
+    def lay_policy(self) -> None:
+        """Turn FLARE's kits into those of a hospital under our policy."""
         harden_server(self.kits / "server")
         for site in SITES:
             harden_site(self.kits / site, self.consortium / site)
