@@ -75,8 +75,8 @@ class SiteSettings(_Strict):
 
     Attributes:
         storage: folder for personal heads, ledgers and quarantine lists.
-        device: ``cpu`` or a torch device.
-        threads: torch threads of the training process; 1 makes runs bit-reproducible.
+        device: where the training process computes: ``cpu``, ``cuda`` or ``cuda:1``.
+        threads: torch threads of the training process; 1 makes runs on a CPU bit-reproducible.
         minimum_cell: counts and prototypes of fewer patients than this stay at the site.
         max_loss_fraction: largest share of patients that may be set aside before a job is refused.
         minimum_sites: fewest sites, this one included, that a job must have for this site to train.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from polyclinic.data.batch import Batch, Patients, SplitName
+from polyclinic.device import here
 from polyclinic.errors import StudyError, TrainingAborted, TrainingDiverged
 from polyclinic.exchange import Tensors
 from polyclinic.models.multimodal import Output
@@ -91,7 +92,8 @@ def seed_for(*parts: object) -> int:
 def seeded(*parts: object) -> Iterator[torch.Generator]:
     """Torch's random state seeded from ``parts``, put back afterwards; and a generator too."""
     seed = seed_for(*parts)
-    with torch.random.fork_rng():
+    device = here()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield torch.Generator().manual_seed(seed)
 
@@ -168,6 +170,7 @@ def fit(
         total, seen = 0.0, 0
         for batch in patients.batches("train", settings.batch_size, generator):
             _stop_if_asked()
+            batch = batch.to(here())
             optimiser.zero_grad(set_to_none=True)
             losses = batch_loss(batch)
             loss = losses.mean()
@@ -225,15 +228,15 @@ def predict(
     logits, labels = [], []
     with torch.no_grad():
         for batch in patients.batches(split, EVALUATION_BATCH):
-            logits.append(forward(batch))
+            logits.append(forward(batch.to(here())).cpu())
             labels.append(batch.labels)
     if not logits:
         classes = len(patients.study.task.classes)
         empty = np.zeros((0, classes), dtype=np.float32)
         return {"probability": empty, "label": np.zeros(0, dtype=np.int64)}, torch.zeros(0, 1)
     joined = torch.cat(logits)
-    probability = probabilities(joined).cpu().numpy().astype(np.float32)
-    return {"probability": probability, "label": torch.cat(labels).cpu().numpy()}, joined
+    probability = probabilities(joined).numpy().astype(np.float32)
+    return {"probability": probability, "label": torch.cat(labels).numpy()}, joined
 
 
 def fused_logits(output: Output, fusion: Fusion) -> Tensor:

@@ -61,3 +61,9 @@ def test_data_that_are_not_there_are_the_data_managers_to_mend(kit: Kits, tmp_pa
     assert "manifest of cohort 'demo'" in failures(broken)["cohorts"]
     (tmp_path / "cohort").rmdir()
     assert failures(broken)["cohorts"].endswith("(data manager).")
+
+
+def test_a_device_that_this_machine_lacks_is_found(kit: Kits) -> None:
+    broken = kit("site-1")
+    settings(broken, device="cuda:99")
+    assert "set 'device: cpu'" in failures(broken)["device"]

@@ -10,6 +10,7 @@ from polyclinic.algorithms.heads import Losses
 from polyclinic.algorithms.site import SiteTask
 from polyclinic.algorithms.wire import INITIAL
 from polyclinic.data.batch import Batch, Patients, SplitName
+from polyclinic.device import here
 from polyclinic.models.multimodal import FUSED
 from polyclinic.training import EVALUATION_BATCH, Fit, LocalTraining, fit, initialise, seeded
 
@@ -39,10 +40,10 @@ def embedded(task: SiteTask, patients: Patients) -> Embedded:
     there: dict[str, list[Tensor]] = {}
     with torch.no_grad():
         for batch in patients.batches("train", EVALUATION_BATCH):
-            h, present = task.model.embed(batch)
+            h, _ = task.model.embed(batch.to(here()))
             for m in h:
-                hs.setdefault(m, []).append(h[m])
-                there.setdefault(m, []).append(present[m])
+                hs.setdefault(m, []).append(h[m].cpu())
+                there.setdefault(m, []).append(batch.present[m])
     inputs = {m: torch.cat(v) for m, v in hs.items()}
     present = {m: torch.cat(v) for m, v in there.items()}
     fields = {m: v[:, None] for m, v in present.items()}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from polyclinic.data.batch import Batch, Patients
+from polyclinic.device import here
 from polyclinic.models.multimodal import Output, SiteModel
 from polyclinic.objectives.task import class_weights, task_loss
 from polyclinic.training import Fusion, LocalTraining, require
@@ -66,7 +67,7 @@ def training_output(model: SiteModel, batch: Batch, dropout: float) -> Output:
         return model.classify(embeddings, present)
     names = sorted(embeddings)
     there = torch.stack([present[m] for m in names], dim=1)  # (B, M)
-    shown = there & (torch.rand(there.shape) >= dropout)
+    shown = there & (torch.rand(there.shape, device=there.device) >= dropout)
     shown = torch.where(shown.any(1, keepdim=True), shown, there)
     return model.classify(embeddings, present, {m: shown[:, i] for i, m in enumerate(names)})
 
@@ -87,6 +88,6 @@ def task_losses(patients: Patients, settings: LocalTraining) -> Losses:
     weights = None
     if settings.class_balance:
         classes = len(patients.study.task.classes)
-        weights = class_weights(patients.labels("train"), classes)
+        weights = class_weights(patients.labels("train"), classes).to(here())
     smoothing = settings.label_smoothing
     return lambda logits, labels: task_loss(logits, labels, weights, smoothing)

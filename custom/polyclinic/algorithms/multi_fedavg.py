@@ -50,15 +50,15 @@ def zero_filled(batch: Batch, study: Study) -> Batch:
     An absent bag becomes a bag of one absent instance.
     """
     inputs, fields, present = dict(batch.inputs), dict(batch.fields), dict(batch.present)
+    device = batch.labels.device
     for m in modalities_of(study):
         if m not in inputs:
             modality, b = study.modalities[m], batch.size
             shape = (b, modality.width) if modality.kind == "vector" else (b, 1, modality.width)
-            inputs[m] = torch.zeros(shape)
-            fields[m] = torch.zeros(
-                shape if modality.kind == "vector" else (b, 1), dtype=torch.bool
-            )
-            present[m] = torch.zeros(b, dtype=torch.bool)
+            inputs[m] = torch.zeros(shape, device=device)
+            inside = shape if modality.kind == "vector" else (b, 1)
+            fields[m] = torch.zeros(inside, dtype=torch.bool, device=device)
+            present[m] = torch.zeros(b, dtype=torch.bool, device=device)
     return Batch(inputs, fields, present, batch.labels)
 
 

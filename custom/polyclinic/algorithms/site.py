@@ -8,6 +8,7 @@ import torch
 
 from polyclinic.algorithms.wire import INITIAL, Architecture, head_settings, modalities_of
 from polyclinic.data.batch import Batch, Patients, SplitName
+from polyclinic.device import here
 from polyclinic.evaluation.metrics import scores
 from polyclinic.exchange import PERSONAL, State, Tensors, Update, group_of
 from polyclinic.models.multimodal import FUSED, HeadSettings, SiteModel
@@ -59,7 +60,7 @@ class SiteTask:
             keys = [f"{ADAM}{name}.{moment}" for moment in MOMENTS]
             if all(k in self.memory for k in keys):
                 optimiser.state[weight] = {
-                    moment: torch.tensor(self.memory[k])
+                    moment: torch.tensor(self.memory[k], device=weight.device)
                     for moment, k in zip(MOMENTS, keys, strict=True)
                 }
         return optimiser
@@ -124,6 +125,7 @@ def open_task(
     initialise(model, sorted(personal_groups), study.seed, INITIAL, patients.site)
     load(model, broadcast | mine)
     start = tensors_of(model)
+    model.to(here())  # drawn on the CPU, so that every device starts from the same weights
     return SiteTask(model, shared, {n: start[n] for n in shared}, kept)
 
 
@@ -196,7 +198,8 @@ def validation_loss(model: SiteModel, patients: Patients, batch_loss: BatchLoss)
     """Mean loss over the validation patients in eval mode."""
     model.eval()
     with torch.no_grad():
-        parts = [batch_loss(b) for b in patients.batches("validation", EVALUATION_BATCH)]
+        batches = patients.batches("validation", EVALUATION_BATCH)
+        parts = [batch_loss(b.to(here())) for b in batches]
     return float(torch.cat(parts).mean())
 
 

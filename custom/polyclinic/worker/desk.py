@@ -13,6 +13,7 @@ import torch
 from polyclinic import __version__
 from polyclinic.algorithms.base import Client, Trained
 from polyclinic.data.batch import Patients, SplitName
+from polyclinic.device import on_device, require_device
 from polyclinic.errors import ContractViolation, StudyError
 from polyclinic.evaluation.metrics import METRIC_NAME, scores
 from polyclinic.exchange import PERSONAL, Contract, State, Tensors
@@ -91,28 +92,33 @@ class Desk:
     client: Client
     patients: Patients
     contract: Contract
+    device: torch.device
 
     @classmethod
     def open(cls, settings: SiteSettings, study: Study, client: Client) -> "Desk":
-        """Read the cohort and fix the process's threads.
+        """Read the cohort; fix the process's threads and the device.
 
         Raises:
-            PolyclinicError: the cohort or the study cannot be used as it is.
+            PolyclinicError: the device is not there, or the cohort or the study cannot be used as
+                it is.
         """
         from polyclinic.data.cohort import open_cohort
 
         torch.set_num_threads(settings.threads)
+        device = require_device(settings.device)
         patients = open_cohort(settings, study)
-        return cls(settings, study, client, patients, client.contract(study))
+        return cls(settings, study, client, patients, client.contract(study), device)
 
     def answer(self, request: Message) -> Message:
         """The reply to one task."""
-        return {
+        answers = {
             "census": self.census,
             "train": self.train,
             "finalise": self.finalise,
             "evaluate": self.evaluate,
-        }[request.head["do"]](request)
+        }
+        with on_device(self.device):
+            return answers[request.head["do"]](request)
 
     def census(self, request: Message) -> Message:
         """What this site holds: counts, modalities, the study it read; nothing about a patient."""

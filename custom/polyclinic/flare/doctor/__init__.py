@@ -36,6 +36,7 @@ RUNNING: tuple[Check, ...] = (
 SITE: tuple[Check, ...] = (
     policies.egress_filter,
     policies.log_streaming_off,
+    host.device,
     host.quorum,
     host.cohorts,
 )

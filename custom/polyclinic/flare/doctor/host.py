@@ -71,6 +71,17 @@ def settings(kit: Kit) -> Iterator[Finding]:
         )
 
 
+def device(kit: Kit) -> Iterator[Finding]:
+    """The device that training is to run on is in this machine."""
+    own = _settings(kit)
+    if own.device != "cpu":
+        # Importing torch takes seconds, which a hospital without a GPU need not wait.
+        from polyclinic.device import require_device
+
+        require_device(own.device)
+    yield from ()
+
+
 def quorum(kit: Kit) -> Iterator[Finding]:
     """This hospital trains with no fewer others than the consortium agreed on."""
     own, agreed = _settings(kit).minimum_sites, int(kit.facts.get("minimum_sites", 1))
