@@ -1,4 +1,4 @@
-"""Prototypes at the wall: their names, what a site may say of them, and a watch over them."""
+"""Prototypes at the wall: their names, and what a site may say of them."""
 
 from typing import Literal
 
@@ -9,7 +9,8 @@ from torch import Tensor
 from polyclinic.algorithms.fold import Float64
 from polyclinic.algorithms.wire import OpenRound
 from polyclinic.data.batch import Patients
-from polyclinic.errors import ContractViolation, TrainingDiverged
+from polyclinic.device import here
+from polyclinic.errors import ContractViolation
 from polyclinic.exchange import STORE, Contract, State, Tensors, TensorSpec
 from polyclinic.models.multimodal import SiteModel
 from polyclinic.objectives.prototype import EmbeddingStatistics, separation
@@ -49,9 +50,9 @@ def site_statistics(
     model.train(mode == "train")
     with torch.no_grad(), seeded(study.seed, patients.site, t, "prototypes"):
         for batch in patients.batches("train", EVALUATION_BATCH):
-            embeddings, present = model.embed(batch)
+            embeddings, _ = model.embed(batch.to(here()))
             for m, h in embeddings.items():
-                found[m].add(h, present[m], batch.labels)
+                found[m].add(h.cpu(), batch.present[m], batch.labels)
     model.eval()
     return found
 
@@ -114,8 +115,8 @@ def average_prototypes(opened: OpenRound) -> Tensors:
 
 def known_prototypes(state: State, modality: str) -> tuple[Tensor, Tensor]:
     """p̄ (C, D) as broadcast, and which classes have one (C,)."""
-    values = torch.tensor(np.asarray(state.tensors[PROTO + modality]))
-    return values, torch.tensor(np.asarray(state.tensors[COUNT + modality])) > 0
+    values = torch.tensor(np.asarray(state.tensors[PROTO + modality]), device=here())
+    return values, torch.tensor(np.asarray(state.tensors[COUNT + modality]), device=here()) > 0
 
 
 def statistics_metrics(found: Statistics, minimum_cell: int) -> dict[str, float]:
@@ -130,34 +131,3 @@ def statistics_metrics(found: Statistics, minimum_cell: int) -> dict[str, float]
         if int(votes.sum()) >= 2:
             metrics[f"proto_separation/{m}"] = apart
     return metrics
-
-
-def watch(found: Statistics, *, runaway: float, collapse: float) -> None:
-    """Stop a run whose embeddings ran away or collapsed.
-
-    Args:
-        runaway: largest root mean square of an embedding's components.
-        collapse: least variance over patients, as a share of the mean square.
-
-    Raises:
-        TrainingDiverged: naming the modality.
-    """
-    for m, statistics in found.items():
-        if int(statistics.class_count.sum()) < 2:
-            continue
-        size = statistics.mean_square**0.5
-        if not size <= runaway:
-            raise _diverged(m, f"a root mean square of at most {runaway:g}", f"{size:.3g}")
-        share = statistics.variance / max(statistics.mean_square, 1e-30)
-        if share < collapse:
-            raise _diverged(
-                m, f"a variance over patients of at least {collapse:g} of its size", f"{share:.2g}"
-            )
-
-
-def _diverged(modality: str, expected: str, got: str) -> TrainingDiverged:
-    return TrainingDiverged(
-        expected=f"embeddings of '{modality}' with {expected}",
-        got=got,
-        remedy="set the encoder's norm to layer, or lower beta or lr",
-    )

@@ -51,8 +51,8 @@ def pull(
     counts = present & known[labels]
     if norm == "l2":
         # sqrt has no gradient at 0, where the pull is 0 anyway.
-        squared = torch.where(squared > 0, squared, torch.ones(())).sqrt() * (squared > 0)
-    return torch.where(counts, squared / embeddings.shape[1], torch.zeros(()))
+        squared = torch.where(squared > 0, squared, squared.new_ones(())).sqrt() * (squared > 0)
+    return torch.where(counts, squared / embeddings.shape[1], squared.new_zeros(()))
 
 
 @dataclass
@@ -96,6 +96,14 @@ class EmbeddingStatistics:
         n = self.class_count.sum().clamp(min=1)
         centre = self.class_sum.sum(0) / n
         return float((self.square_sum / n - centre.square()).clamp(min=0).mean())
+
+    @property
+    def between(self) -> float:
+        """The part of ``variance`` that lies between the classes."""
+        n = self.class_count.sum().clamp(min=1)
+        centre = self.class_sum.sum(0) / n
+        share = self.class_count.to(torch.float64) / n  # (C,)
+        return float((share[:, None] * (self.means - centre).square()).sum(0).mean())
 
 
 def separation(prototypes: Tensor, known: Tensor) -> tuple[float, float]:
