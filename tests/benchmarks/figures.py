@@ -1,7 +1,11 @@
 """Arithmetic of the benchmarks, apart from what they run."""
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+_SECONDS = re.compile(r"  (\d+\.\d) s")
 
 
 def beyond_training(
@@ -18,10 +22,7 @@ def beyond_training(
         training: seconds each site trained, by round.
     """
     rounds = sorted(ends)
-    return [
-        ends[t] - ends[before] - max(training[t].values())
-        for before, t in zip(rounds, rounds[1:], strict=False)
-    ]
+    return [ends[t] - ends[before] - max(training[t].values()) for before, t in pairwise(rounds)]
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -46,3 +47,18 @@ def per_round(
     first, last = min(ends.values()), max(ends.values())
     total = sum(n for t, d, n in passed if d == direction and first <= t < last)
     return total / (len(ends) - 1)
+
+
+def step_seconds(text: str) -> dict[str, float]:
+    """Seconds of each step from what ``poc/run.sh`` prints: a line with its name, later its time.
+
+    A step that ran twice (``clean``) counts both times.
+    """
+    steps: dict[str, float] = {}
+    name = ""
+    for line in text.splitlines():
+        if line and not line.startswith(" "):
+            name = line.split()[0]
+        elif name and (found := _SECONDS.fullmatch(line)):
+            steps[name] = round(steps.get(name, 0.0) + float(found[1]), 1)
+    return steps

@@ -20,9 +20,9 @@ REPO = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPO / "poc"), str(REPO / "tests" / "live")]
 
 from loopback import enter_own_network  # noqa: E402
-from services import Services  # noqa: E402
 
 from polyclinic.data.generator import generate_consortium  # noqa: E402
+from services import Services  # noqa: E402
 
 __all__ = ["REPO", "Services", "enter_own_network"]
 

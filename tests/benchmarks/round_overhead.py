@@ -33,6 +33,7 @@ from rig import (
     write_job,
     write_json,
 )
+
 from startup import SITES
 
 HERE = Path(__file__).resolve().parent

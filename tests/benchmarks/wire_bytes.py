@@ -29,9 +29,9 @@ from rig import (
     write_job,
     write_json,
 )
-from startup import SITES
 
 from polyclinic.jobs import load_job
+from startup import SITES
 
 TARGET = 1.02
 WIDE: dict[str, Any] = {
@@ -126,9 +126,7 @@ def main() -> int:
                 f"{name} ({figures['parameters']} parameters) {site}: least {f['least']}, "
                 f"sent {f['up']}, received {f['down']}, ratio {f['ratio']}"
             )
-    worst = max(
-        f[f"{way}_ratio"] for f in found["wide"]["sites"].values() for way in (UP, DOWN)
-    )
+    worst = max(f[f"{way}_ratio"] for f in found["wide"]["sites"].values() for way in (UP, DOWN))
     met = worst <= TARGET
     print(f"worst of the wide model: {worst} (target {TARGET}): {'met' if met else 'MISSED'}")
     write_json(args.json, {**found, "worst": worst, "target": TARGET, "met": met})
