@@ -1,18 +1,14 @@
 """A federation whose right answer is exact: every site returns +1 for whatever it holds.
 
 After t rounds in which all count, every entry that somebody holds is t, whatever the weights are.
-``BEHAVIOUR`` in a site's executor turns one site into a faulty one.
 """
 
-import os
-import time
 from dataclasses import dataclass
 
 import numpy as np
 from nvflare.apis.executor import Executor
-from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 from polyclinic.exchange import Contract, State, TensorSpec, Update
@@ -64,12 +60,11 @@ class CountingServer:
 
 
 class PlusOne(Executor):
-    """A site that answers +1; ``behaviour`` maps a site to what it does wrong, from which round."""
+    """A site that answers +1."""
 
-    def __init__(self, fingerprint: str, behaviour: dict | None = None) -> None:
+    def __init__(self, fingerprint: str) -> None:
         super().__init__()
         self.fingerprint = fingerprint
-        self.behaviour = behaviour or {}
 
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
@@ -81,15 +76,6 @@ class PlusOne(Executor):
         state, scalars = read_task(shareable)
         if task_name != TRAIN:
             return reply(Update({}, {}), {"test/auroc": 0.5})
-        t = scalars["t"]
-        does = self.behaviour.get(site, {}).get(str(t), "")
-        if does == "die":
-            os.kill(os.getpid(), 9)
-        if does == "error":
-            return make_reply(ReturnCode.EXECUTION_EXCEPTION)
-        if does.startswith("sleep"):
-            time.sleep(float(does.split()[1]))
         tensors = {n: np.ones(a.shape, np.float32) for n, a in state.tensors.items()}
-        if does == "nan":
-            tensors["fuse.w"][0, 0] = np.nan
-        return reply(Update(tensors, {"n": 20.0, "t": float(t)}), {"train/loss": 0.5})
+        told = {"n": 20.0, "t": float(scalars["t"])}
+        return reply(Update(tensors, told), {"train/loss": 0.5})

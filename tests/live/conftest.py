@@ -1,7 +1,9 @@
 """Fixtures that start a real federation: provisioned kits, own processes, mutual TLS, loopback.
 
 * ``federation``       one for the session: server, three hospitals; submit jobs, do not kill.
-* ``workshop``         the same, with the test classes of faults.py allowed; do not kill.
+* ``workshop``         the same, with the test classes of faults.py and rogue.py allowed; do not
+                       kill.
+* ``battered``         one for a module: kill, and ask it to be mended.
 * ``fresh_federation`` a factory for tests that kill, tamper or provision otherwise.
 """
 
@@ -9,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from federation import Federation, enter_own_network  # noqa: E402
+from rogue import MODULES  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,25 +36,36 @@ def _network() -> None:
     enter_own_network()
 
 
-@pytest.fixture(scope="session")
-def federation(_network: None, consortium: Path) -> Iterator[Federation]:
-    """A running federation of three hospitals that hold the generated consortium's data."""
-    made = Federation(Path(tempfile.mkdtemp(prefix="pc-")))
-    made.install_data(consortium)
+@contextmanager
+def _running(consortium: Path | None, *args: Any, **changes: Any) -> Iterator[Federation]:
+    made = Federation(Path(tempfile.mkdtemp(prefix="pc-")), *args, **changes)
+    if consortium:
+        made.install_data(consortium)
     try:
         yield made.bring_up()
     finally:
         made.tear_down()
+
+
+@pytest.fixture(scope="session")
+def federation(_network: None, consortium: Path) -> Iterator[Federation]:
+    """A running federation of three hospitals that hold the generated consortium's data."""
+    with _running(consortium) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def battered(_network: None, consortium: Path) -> Iterator[Federation]:
+    """The same, of one module's own: kill what you like, and let ``mended`` be called first."""
+    with _running(consortium) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
 def workshop(_network: None) -> Iterator[Federation]:
-    """A running federation whose jobs may name the classes of tests/live/faults.py."""
-    made = Federation(Path(tempfile.mkdtemp(prefix="pc-")), HERE, allow_classes=["faults."])
-    try:
-        yield made.bring_up()
-    finally:
-        made.tear_down()
+    """A running federation whose jobs may name the classes of faults.py and rogue.py."""
+    with _running(None, HERE, allow_classes=["faults.", *MODULES]) as made:
+        yield made
 
 
 @pytest.fixture

@@ -41,8 +41,8 @@ class Federation:
 
     Args:
         folder: short path; FLARE and multiprocessing put sockets below it.
-        module_path: folder that its processes find test modules in, such as fault injectors;
-            their names must then be in ``allow_classes`` of ``changes``.
+        module_path: folder that its processes find test modules in, such as fault injectors, and
+            in the one above it; their names must then be in ``allow_classes`` of ``changes``.
         changes: laid over provisioning/consortium.yaml before the kits are made.
     """
 
@@ -91,7 +91,7 @@ class Federation:
         venv = str(Path(sys.executable).parent)
         kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "TMPDIR")}
         if self.module_path:
-            kept["PYTHONPATH"] = str(self.module_path)
+            kept["PYTHONPATH"] = f"{self.module_path}{os.pathsep}{self.module_path.parent}"
         return kept | {"HOME": str(self.home), "PATH": f"{venv}:{os.environ['PATH']}"}
 
     def run(self, command: list[str], seconds: int = 60) -> subprocess.CompletedProcess[str]:
@@ -152,6 +152,15 @@ class Federation:
         return pids
 
     restart = start
+
+    def mended(self) -> "Federation":
+        """Itself, with whatever was killed started again and every site connected."""
+        if dead := [n for n in (SERVER, *self.sites) if not self.pids(n)]:
+            self.restart(*dead)
+        if SERVER in dead:
+            self.forget_sessions()
+        self.ready()
+        return self
 
     def pids(self, name: str) -> list[int]:
         """All live processes of a participant: parent, job processes and their children."""

@@ -1,96 +1,91 @@
 """Killed job processes, restarted sites and a killed server, on the demo job over mutual TLS."""
 
-import json
-import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import pytest
 from federation import REPO, SERVER, Federation, wait_for
+from runs import copy_job, ledger, rounds, run_folder
 
 from polyclinic.flare.resume import make_resume_job
 
 JOB = REPO / "jobs" / "fedmm_demo"
-DEADLINE = 40
+LAST = 30  # rounds: enough for a fault to find the job at work
+DEADLINE_S = 40
+AWAY_DEADLINE_S = 25
 
 
-def _job(folder: Path, rounds: int) -> Path:
-    """The demo job with other numbers: many rounds, so that there is time for a fault."""
-    job = folder / JOB.name
-    shutil.copytree(JOB, job)
-    path = job / "app" / "config" / "config_fed_server.json"
-    config = json.loads(path.read_text())
-    config["workflows"][0]["args"] |= {"rounds": rounds, "round_deadline": DEADLINE}
-    path.write_text(json.dumps(config))
-    return job
+@pytest.fixture
+def federation(battered: Federation) -> Federation:
+    """A federation that may be killed, whole at the start of a test."""
+    return battered.mended()
 
 
-def _lines(federation: Federation, run: str) -> list[dict[str, Any]]:
-    path = federation.kit(SERVER) / "storage" / "runs" / run / "ledger.jsonl"
-    return [json.loads(s) for s in path.read_text().splitlines()] if path.exists() else []
-
-
-def _rounds(federation: Federation, run: str) -> list[dict[str, Any]]:
-    return [line for line in _lines(federation, run) if line["kind"] == "round"]
-
-
-def _up(fresh_federation: Callable[..., Federation], consortium: Path) -> Federation:
-    federation = fresh_federation()
-    federation.install_data(consortium)
-    return federation.bring_up()
+def _begin(federation: Federation, folder: Path, deadline: float = DEADLINE_S) -> tuple[str, Path]:
+    """A job that has closed its first round: its id and its folder."""
+    job = copy_job(JOB, folder, rounds=LAST, round_deadline=deadline)
+    run = federation.submit(job)
+    wait_for(lambda: rounds(federation, run), 90, "the first round")
+    return run, job
 
 
 def test_f01_a_job_goes_on_without_a_site_whose_job_process_is_killed(
-    fresh_federation: Callable[..., Federation], consortium: Path, tmp_path: Path
+    federation: Federation, tmp_path: Path
 ) -> None:
-    federation = _up(fresh_federation, consortium)
-    run = federation.submit(_job(tmp_path, 30))
-    wait_for(lambda: _rounds(federation, run), 90, "the first round")
+    run, _ = _begin(federation, tmp_path)
     federation.kill("site-3", "job")
     assert federation.wait(run, 150) == "FINISHED:COMPLETED"
-    rounds = _rounds(federation, run)
-    without = [r for r in rounds if r["lost"] == ["site-3"]]
+    closed = rounds(federation, run)
+    without = [r for r in closed if r["lost"] == ["site-3"]]
     assert without
     assert without[-1]["heard"] == ["site-1", "site-2"]
-    assert max(r["seconds"] for r in rounds) < DEADLINE + 5
-    assert _lines(federation, run)[-1]["status"] == "completed"
+    assert max(r["seconds"] for r in closed) < DEADLINE_S + 5
+    assert ledger(federation, run)[-1]["status"] == "completed"
 
 
 def test_f02_a_site_that_restarts_in_seconds_hangs_no_round_and_is_back_in_the_next_job(
-    fresh_federation: Callable[..., Federation], consortium: Path, tmp_path: Path
+    federation: Federation, tmp_path: Path
 ) -> None:
-    federation = _up(fresh_federation, consortium)
-    run = federation.submit(_job(tmp_path / "first", 30))
-    wait_for(lambda: _rounds(federation, run), 90, "the first round")
+    run, _ = _begin(federation, tmp_path / "first")
     federation.kill("site-2")
     time.sleep(4)
     federation.restart("site-2")
     assert federation.wait(run, 150).startswith("FINISHED")
-    assert max(r["seconds"] for r in _rounds(federation, run)) < DEADLINE + 5
-    assert _lines(federation, run)[-1]["status"] == "completed"
+    assert max(r["seconds"] for r in rounds(federation, run)) < DEADLINE_S + 5
+    assert ledger(federation, run)[-1]["status"] == "completed"
     federation.ready()
-    again = federation.submit(_job(tmp_path / "second", 1))
+    again = federation.submit(copy_job(JOB, tmp_path / "second", rounds=1))
     assert federation.wait(again, 120) == "FINISHED:COMPLETED"
-    assert "site-2" in _rounds(federation, again)[0]["heard"]
+    assert "site-2" in rounds(federation, again)[0]["heard"]
+
+
+def test_f03_a_site_that_is_killed_and_stays_away_hangs_no_round(
+    federation: Federation, tmp_path: Path
+) -> None:
+    run, _ = _begin(federation, tmp_path, AWAY_DEADLINE_S)
+    federation.kill("site-3")
+    assert federation.wait(run, 150) == "FINISHED:COMPLETED"
+    assert not federation.pids("site-3")
+    closed = rounds(federation, run)
+    assert [r["round"] for r in closed] == list(range(1, LAST + 1))
+    assert max(r["seconds"] for r in closed) < AWAY_DEADLINE_S + 5
+    without = [r for r in closed if "site-3" not in r["heard"]]
+    assert all("site-3" in r["late"] + r["absent"] + r["lost"] for r in without)
+    assert without[-1] is closed[-1]
+    assert all(r["status"] == "folded" for r in closed)
 
 
 def test_f05_a_killed_server_costs_at_most_one_round(
-    fresh_federation: Callable[..., Federation], consortium: Path, tmp_path: Path
+    federation: Federation, tmp_path: Path
 ) -> None:
-    federation = _up(fresh_federation, consortium)
-    job = _job(tmp_path, 30)
-    run = federation.submit(job)
-    wait_for(lambda: len(_rounds(federation, run)) >= 3, 90, "three rounds")
+    run, job = _begin(federation, tmp_path)
+    wait_for(lambda: len(rounds(federation, run)) >= 3, 90, "three rounds")
     federation.kill(SERVER)
-    done = len(_rounds(federation, run))
-    federation.restart(SERVER)
-    federation.forget_sessions()
-    federation.ready()
+    done = len(rounds(federation, run))
+    federation.mended()
     assert federation.status(run) == "FINISHED:ABNORMAL"
-    folder = federation.kit(SERVER) / "storage" / "runs" / run
+    folder = run_folder(federation, run)
     resumed = federation.submit(make_resume_job(job, folder, tmp_path / "again" / job.name))
     assert federation.wait(resumed, 150) == "FINISHED:COMPLETED"
-    numbers = [r["round"] for r in _rounds(federation, run)]
-    assert numbers == list(range(1, 31))
+    assert [r["round"] for r in rounds(federation, run)] == list(range(1, LAST + 1))
     assert done >= 3
