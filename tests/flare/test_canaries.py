@@ -16,7 +16,7 @@ from nvflare.app_common.decomposers import common_decomposers, numpy_decomposers
 from nvflare.fuel.utils import fobs
 
 from flare.kit import Kit, ask, executor, request
-from polyclinic.errors import ContractViolation
+from polyclinic.errors import PolyclinicError
 from polyclinic.flare.egress import EgressFilter
 from polyclinic.flare.executor import SiteExecutor
 
@@ -87,7 +87,7 @@ def filtered(reply: Shareable, kit: Kit, task: str) -> bytes:
     """What the filter lets out; nothing when it refuses."""
     try:
         return wire(EgressFilter().process(reply, kit.context(task)))
-    except ContractViolation as error:
+    except PolyclinicError as error:
         return str(error).encode()
 
 

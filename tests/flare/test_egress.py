@@ -17,9 +17,8 @@ from nvflare.private.privacy_manager import Scope
 from flare.kit import Kit
 from polyclinic.errors import ContractViolation, PolyclinicError, SiteError
 from polyclinic.exchange import Update
-from polyclinic.flare.convert import read_reply, reply
+from polyclinic.flare.convert import ERROR, read_reply, reply
 from polyclinic.flare.egress import ALLOW, WITHHELD, EgressFilter
-from polyclinic.flare.executor import ERROR
 
 SECRET = np.full(3, 7.0, np.float32)
 GOOD = {

@@ -18,8 +18,8 @@ from nvflare.private.fed.server.server_runner import ServerRunner
 
 from flare.kit import JOB, PATIENTS, Kit, ask, executor, request
 from polyclinic.exchange import State
-from polyclinic.flare.convert import Reply, read_reply, task_data
-from polyclinic.flare.executor import ERROR, MODALITIES, SiteExecutor
+from polyclinic.flare.convert import ERROR, Reply, read_reply, task_data
+from polyclinic.flare.executor import MODALITIES, SiteExecutor
 
 Make = Callable[..., SiteExecutor]
 

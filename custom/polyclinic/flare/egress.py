@@ -8,7 +8,8 @@ Guarantees, for every reply the filter returns:
 - scalars and metrics are finite numbers under listed names, and no count is below the site's
   smallest cell;
 - an error carries a code, an owner and one sentence without paths, dates, numbers of persons;
-- anything else raises, which FLARE turns into TASK_RESULT_FILTER_ERROR without payload.
+- anything else raises, which FLARE turns into TASK_RESULT_FILTER_ERROR without payload;
+- a line about it is in the site's own ``egress.jsonl`` before anything leaves.
 """
 
 import re
@@ -22,11 +23,11 @@ from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 
-from polyclinic.errors import ContractViolation, SiteError
+from polyclinic.errors import ContractViolation, PolyclinicError, SiteError
 from polyclinic.evaluation.metrics import METRIC_NAME
 from polyclinic.exchange import PERSONAL
-from polyclinic.flare.convert import CENSUS, META, TRAIN, is_number
-from polyclinic.flare.executor import ERROR
+from polyclinic.flare.audit import EgressAudit
+from polyclinic.flare.convert import CENSUS, ERROR, META, TRAIN, is_number
 from polyclinic.flare.site import find_site
 
 HELD = "{held}"
@@ -88,16 +89,32 @@ class EgressFilter(Filter):
             _check_pattern(pattern)
         self.allow = list(allow)
         self.limit_mb = limit_mb
+        self.audit = EgressAudit()
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        """The reply, rebuilt from what may leave.
+        """The reply, rebuilt from what may leave, and on record.
 
         Raises:
             ContractViolation: anything in it that may not.
+            SiteError: it cannot be put on record, or the site's settings do not hold.
         """
         code = shareable.get_return_code()
-        if code not in (None, "", ReturnCode.OK):
-            return self._error(shareable, str(code))
+        failed = code not in (None, "", ReturnCode.OK)
+        try:
+            clean = self._error(shareable, code) if failed else self._answer(shareable, fl_ctx)
+        except Exception as error:
+            reason = error.code if isinstance(error, PolyclinicError) else "exception"
+            self.audit.record(fl_ctx, "refused", reason)
+            raise
+        if failed:
+            told = clean.get_header(ERROR) or {}
+            self.audit.record(fl_ctx, "error", told.get("code", "unknown"))
+        else:
+            self.audit.record(fl_ctx, "sent", tensors=clean["DXO"]["data"])
+        return clean
+
+    def _answer(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        """What may leave of a reply that is no error."""
         task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         dxo = self._only_dxo(shareable)
         site = find_site(fl_ctx)

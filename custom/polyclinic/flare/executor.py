@@ -18,14 +18,23 @@ from nvflare.apis.signal import Signal
 
 from polyclinic.errors import ContractViolation, PolyclinicError
 from polyclinic.exchange import Update
+from polyclinic.flare.audit import ROUND, RUN
 from polyclinic.flare.child import TrainingProcess
-from polyclinic.flare.convert import CENSUS, EVALUATE, FINALISE, TRAIN, is_number, read_task, reply
+from polyclinic.flare.convert import (
+    CENSUS,
+    ERROR,
+    EVALUATE,
+    FINALISE,
+    TRAIN,
+    is_number,
+    read_task,
+    reply,
+)
 from polyclinic.flare.personal import PersonalStore
 from polyclinic.flare.runbook import LATEST
 from polyclinic.flare.site import Site, client_spec, find_site, participants, require_company
 from polyclinic.worker.frame import Message, joined
 
-ERROR = "polyclinic.error"
 MODALITIES = "polyclinic.modalities"
 SPLITS = ("validation", "test")
 CLOCK = {CENSUS: "load", TRAIN: "train", FINALISE: "train", EVALUATE: "evaluate"}
@@ -86,6 +95,9 @@ class SiteExecutor(Executor):
         run = self._run(task, shareable, fl_ctx)
         store = PersonalStore(Path(site.settings.storage), run)
         request, patience = self._request(task, shareable, store)
+        # For the egress filter, which gets this context too and writes them into its audit.
+        fl_ctx.set_prop(RUN, run, private=True, sticky=False)
+        fl_ctx.set_prop(ROUND, request.head.get("t", 0), private=True, sticky=False)
         answer = child.ask(request, lambda: bool(abort_signal.triggered), patience)
         if not answer.head["ok"]:
             return self._error(answer.head, fl_ctx, answer.head["code"] == ContractViolation.code)

@@ -43,12 +43,11 @@ def settings_path(local: Path, identity: str) -> Path:
     return local / SETTINGS if (local / SETTINGS).exists() or not simulated.exists() else simulated
 
 
-def find_site(fl_ctx: FLContext) -> Site:
-    """The site this process belongs to, for the job it runs.
+def own_settings(fl_ctx: FLContext) -> SiteSettings:
+    """Settings of the site this process belongs to.
 
     Raises:
         SiteError: no settings, or settings of another site.
-        StudyError: the job's study cannot be read, or its bundled code is not what runs.
     """
     workspace = fl_ctx.get_engine().get_workspace()
     identity = fl_ctx.get_identity_name()
@@ -59,6 +58,18 @@ def find_site(fl_ctx: FLContext) -> Site:
             got="another name",
             remedy="correct 'site'",
         )
+    return settings
+
+
+def find_site(fl_ctx: FLContext) -> Site:
+    """The site this process belongs to, for the job it runs.
+
+    Raises:
+        SiteError: no settings, or settings of another site.
+        StudyError: the job's study cannot be read, or its bundled code is not what runs.
+    """
+    settings = own_settings(fl_ctx)
+    workspace = fl_ctx.get_engine().get_workspace()
     config = Path(workspace.get_app_config_dir(fl_ctx.get_job_id()))
     check_bundle(config)
     return Site(settings, load_study(config))
