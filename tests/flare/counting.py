@@ -12,7 +12,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 from polyclinic.exchange import Contract, State, TensorSpec, Update
-from polyclinic.flare.convert import CENSUS, TRAIN, announcement, read_task, reply
+from polyclinic.flare.convert import CENSUS, TRAIN, read_task, reply
 from polyclinic.study import Study
 
 STUDY = {
@@ -72,7 +72,7 @@ class PlusOne(Executor):
         site = fl_ctx.get_identity_name()
         if task_name == CENSUS:
             facts = {"modalities": HELD[site], "fingerprint": self.fingerprint, "n": 20.0}
-            return announcement(facts)
+            return reply(Update({}, facts))
         state, scalars = read_task(shareable)
         if task_name != TRAIN:
             return reply(Update({}, {}), {"test/auroc": 0.5})

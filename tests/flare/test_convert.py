@@ -12,7 +12,6 @@ from polyclinic.exchange import State, Update
 from polyclinic.flare.census import read_census
 from polyclinic.flare.convert import (
     META,
-    announcement,
     is_number,
     read_reply,
     read_task,
@@ -83,7 +82,7 @@ def test_only_finite_real_numbers_are_numbers(value: object) -> None:
 
 
 def test_a_census_is_read_with_its_counts_and_its_quarantine() -> None:
-    found = read_census(read_reply(announcement(FACTS)), STUDY_)
+    found = read_census(read_reply(reply(Update({}, FACTS))), STUDY_)
     assert found.modalities == ("cnv", "wsi")
     assert found.counts == {"n": 40.0, "n.wsi": 30.0}
     assert found.quarantined == {"unreadable": 12}
@@ -106,7 +105,7 @@ def test_a_census_is_read_with_its_counts_and_its_quarantine() -> None:
 )
 def test_a_census_that_does_not_fit_the_study_is_refused(change: dict, reason: str) -> None:
     with pytest.raises(Refused) as caught:
-        read_census(read_reply(announcement({**FACTS, **change})), STUDY_)
+        read_census(read_reply(reply(Update({}, {**FACTS, **change}))), STUDY_)
     assert caught.value.reason == reason
 
 

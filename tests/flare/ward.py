@@ -26,7 +26,7 @@ from nvflare.apis.workspace import Workspace
 from flare.counting import HELD, STUDY
 from polyclinic.exchange import Update
 from polyclinic.flare.controller import Rounds
-from polyclinic.flare.convert import CENSUS, TRAIN, announcement, read_task, reply
+from polyclinic.flare.convert import CENSUS, TRAIN, read_task, reply
 from polyclinic.ledger import Record, read_ledger
 from polyclinic.study import parse_study
 
@@ -40,7 +40,7 @@ def plus_one(site: str) -> Answer:
     def answer(task: str, data: Shareable) -> Shareable | None:
         if task == CENSUS:
             facts = {"modalities": HELD[site], "fingerprint": FINGERPRINT, "n": 20.0}
-            return announcement(facts)
+            return reply(Update({}, facts))
         state, scalars = read_task(data)
         if task != TRAIN:
             return reply(Update({}, {}), {"test/auroc": 0.5})

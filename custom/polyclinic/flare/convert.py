@@ -16,7 +16,7 @@ from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 
 from polyclinic.errors import ContractViolation
-from polyclinic.exchange import State, Tensors, Update
+from polyclinic.exchange import State, Update
 
 META = "polyclinic"
 ERROR = "polyclinic.error"  # header of an error reply: code, owner, message
@@ -72,7 +72,10 @@ def read_task(shareable: Shareable) -> tuple[State, dict[str, Any]]:
 
 
 def reply(update: Update, metrics: dict[str, float] | None = None) -> Shareable:
-    """A site's answer: differences when there are tensors, scalars and metrics alone otherwise."""
+    """A site's answer: differences when there are tensors, scalars and metrics alone otherwise.
+
+    The answer to the census is of the second kind; names of modalities are among its scalars.
+    """
     if update.tensors:
         model = FLModel(
             params_type=ParamsType.DIFF, params=dict(update.tensors), metrics=dict(metrics or {})
@@ -81,11 +84,6 @@ def reply(update: Update, metrics: dict[str, float] | None = None) -> Shareable:
         model = FLModel(metrics=dict(metrics or {}))
     model.meta = {META: dict(update.scalars)}
     return FLModelUtils.to_shareable(model)
-
-
-def announcement(facts: dict[str, Any]) -> Shareable:
-    """A site's answer to the census: scalars and names only, no tensor."""
-    return FLModelUtils.to_shareable(FLModel(metrics={}, meta={META: dict(facts)}))
 
 
 def read_reply(shareable: Shareable) -> Reply:
@@ -114,11 +112,6 @@ def is_number(value: object) -> bool:
     if isinstance(value, bool | np.bool_):
         return False
     return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
-
-
-def tensors_of(reply_: Reply) -> Tensors:
-    """The tensors of a reply that a guard has passed."""
-    return dict(reply_.tensors)
 
 
 def _dict(value: object) -> dict[str, Any]:

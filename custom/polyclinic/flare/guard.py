@@ -23,7 +23,7 @@ from nvflare.apis.dxo import DataKind
 
 from polyclinic.errors import ContractViolation
 from polyclinic.exchange import Contract, TensorSpec, Update
-from polyclinic.flare.convert import Reply, is_number, tensors_of
+from polyclinic.flare.convert import Reply, is_number
 
 _SCALAR = re.compile(r"^(t|round|n(\.[a-z][a-z0-9_]{0,31})?)$")
 _METRIC = re.compile(r"^[a-z][a-z0-9_+./-]{0,95}$")
@@ -75,7 +75,7 @@ class UpdateGuard:
         if scalars.pop("t", None) != t:
             raise Refused("stale", expected=f"an answer to round {t}", got="another round's")
         self.check_metrics(reply)
-        return Update(tensors_of(reply), scalars)
+        return Update(dict(reply.tensors), scalars)
 
     def check_metrics(self, reply: Reply) -> dict[str, float]:
         """The metrics of any reply.
