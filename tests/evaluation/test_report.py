@@ -181,15 +181,3 @@ def test_repeats_are_folded_to_mean_and_standard_deviation():
     # two values 0.2 apart: variance (0.1² + 0.1²) / (2 - 1)
     assert row.spreads == {"a": pytest.approx(0.02**0.5)}
     assert row.repeats == 2
-
-
-@pytest.mark.parametrize(
-    ("count", "told"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_400_000, "2.4 MB")]
-)
-def test_sizes_are_told_in_a_unit_a_person_reads(count, told):
-    assert report.size(count) == told
-
-
-def test_a_time_is_told_in_utc_and_anything_else_as_it_is():
-    assert report.moment("2026-03-01T15:05:59.123+01:00") == "2026-03-01 14:05 UTC"
-    assert report.moment("=now()") == "'=now()"

@@ -12,15 +12,14 @@ Guarantees (tests/evaluation/test_report.py):
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
 from polyclinic.evaluation import pictures
 from polyclinic.evaluation.repeats import compared
+from polyclinic.evaluation.wording import cell, moment, score, size
 
 Record = Mapping[str, Any]
 # What kept a site's answer out of a round, as the ledger names it, and in words.
@@ -31,7 +30,6 @@ ABSENCES = {
     "absent": "never fetched the task",
     "lost": "process gone",
 }
-NOTHING = "–"
 
 
 @dataclass(frozen=True)
@@ -169,36 +167,6 @@ def ledger_hash(records: Sequence[Record]) -> str:
         return hashlib.sha256(b"").hexdigest()
     line = json.dumps(records[-1], sort_keys=True, allow_nan=False)
     return hashlib.sha256(line.encode()).hexdigest()
-
-
-def cell(value: object) -> str:
-    """Text that a spreadsheet takes for text, when the table is pasted into one."""
-    text = "".join(c if c.isprintable() else " " for c in str(value)).strip()
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text or NOTHING
-
-
-def score(value: float | None, digits: int = 3) -> str:
-    """A number, or a dash where there is none."""
-    if value is None or not math.isfinite(value):
-        return NOTHING
-    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def moment(time: str) -> str:
-    """``2026-03-01 14:05 UTC`` of a ledger's time, or the text as it is."""
-    try:
-        return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    except ValueError:
-        return cell(time)
-
-
-def size(count: float) -> str:
-    """Bytes in a unit that a person reads."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
 
 
 def _first(records: Iterable[Record], kind: str) -> Record:
