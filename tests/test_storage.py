@@ -1,6 +1,8 @@
 """Files are whole or not there, and what is read is what was written."""
 
+import hashlib
 import os
+import pickle
 import random
 import resource
 import signal
@@ -59,6 +61,25 @@ def test_f23_a_damaged_file_is_refused(tmp_path: Path, damage: Callable[[Path], 
     damage(path)
     with pytest.raises(CheckpointError):
         load_tensors(path, sha256, SPECS)
+
+
+class _Trap:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_a14_a_pickle_in_place_of_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
+    path, sprung = tmp_path / "s.safetensors", tmp_path / "sprung"
+    content = pickle.dumps(_Trap(sprung))
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="safetensors"):
+        load_tensors(path, hashlib.sha256(content).hexdigest(), SPECS)
+    assert not sprung.exists()
+    pickle.loads(content)
+    assert sprung.exists()  # it would have run
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,15 @@ def test_no_file_passes_but_the_five_of_a_job(tmp_path, file, told):
     assert told in faults(tmp_path, {**good(), file: "x"})
 
 
+def test_a_job_that_was_submitted_from_its_folder_is_still_a_good_one(tmp_path):
+    signed = {
+        f"{folder}{name}": "x"
+        for folder in ("", "app/", "app/config/")
+        for name in (".__nvfl_sig.json", ".__nvfl_submitter.crt")
+    }
+    assert lint.check_job(written(tmp_path, {**good(), **signed})) == []
+
+
 @pytest.mark.parametrize("missing", lint.REQUIRED)
 def test_a_missing_file_is_named(tmp_path, missing):
     files = good()
@@ -155,7 +164,7 @@ def test_a_job_brings_no_filter(tmp_path, name, file):
     assert "a filter in a job" in faults(tmp_path, files)
 
 
-def test_no_pickle_switch_passes_at_any_depth(tmp_path):
+def test_a14_no_pickle_switch_passes_at_any_depth(tmp_path):
     files = good()
     files[SERVER]["workflows"][0]["args"]["half"]["args"]["load_weights_only"] = False
     assert "weights from a pickle" in faults(tmp_path, files)

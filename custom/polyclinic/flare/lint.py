@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE, NVFLARE_SUBMITTER_CRT_FILE
+
 from polyclinic.errors import PolyclinicError
 from polyclinic.flare.policy import ALLOWED_CLASSES, SCOPE
 from polyclinic.study import load_study
@@ -30,6 +32,8 @@ SERVER = "app/config/config_fed_server.json"
 CLIENT = "app/config/config_fed_client.json"
 REQUIRED = ("meta.json", SERVER, CLIENT, "app/config/study.json")
 OPTIONAL = ("app/config/panels.json",)
+# Submitting leaves them in the folder, one of each per directory.
+SIGNATURES = frozenset({NVFLARE_SIG_FILE, NVFLARE_SUBMITTER_CRT_FILE})
 META_KEYS = frozenset(
     {"name", "min_clients", "deploy_map", "resource_spec", "scope", "mandatory_clients"}
 )
@@ -104,7 +108,7 @@ def _files(folder: Path) -> Iterator[Fault]:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             yield Fault(name, "a link", "copy the file itself")
-        elif path.is_file():
+        elif path.is_file() and path.name not in SIGNATURES:
             there[name] = path.stat().st_size
         if len(there) > MAX_FILES:
             yield Fault(folder.name, f"more than {MAX_FILES} files", "submit JSON only")
