@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+STEPS = ("clean", "data", "up", "submit", "watch", "report")
 _SECONDS = re.compile(r"  (\d+\.\d) s")
 
 
@@ -57,7 +58,7 @@ def step_seconds(text: str) -> dict[str, float]:
     steps: dict[str, float] = {}
     name = ""
     for line in text.splitlines():
-        if line and not line.startswith(" "):
+        if line.partition(" ")[0] in STEPS:
             name = line.split()[0]
         elif name and (found := _SECONDS.fullmatch(line)):
             steps[name] = round(steps.get(name, 0.0) + float(found[1]), 1)

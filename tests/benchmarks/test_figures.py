@@ -31,5 +31,5 @@ def test_the_spread_of_three_numbers() -> None:
 
 
 def test_steps_are_read_from_the_demo_s_own_lines() -> None:
-    text = "clean clean\n  0.1 s\nup nvflare poc\n  told\n  19.5 s\nclean clean\n  6.2 s\n"
-    assert step_seconds(text + "done in 26 s\n") == {"clean": 6.3, "up": 19.5}
+    text = "clean clean\n  0.1 s\nup nvflare poc\nwrote a page\n  told\n  19.5 s\n"
+    assert step_seconds(text + "clean clean\n  6.2 s\ndone in 26 s\n") == {"clean": 6.3, "up": 19.5}
