@@ -1,11 +1,10 @@
 """The tested path: provision, start, submit the demo job both ways, follow, download, read."""
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 from federation import REPO, SERVER, SITES, Federation
+from runs import copy_job, ledger
 
 JOB = REPO / "jobs" / "fedmm_demo"
 ROUNDS = 2
@@ -14,18 +13,7 @@ ROUNDS = 2
 @pytest.fixture
 def short_job(tmp_path: Path) -> Path:
     """The demo job with two rounds; nothing else is changed."""
-    job = tmp_path / JOB.name
-    shutil.copytree(JOB, job)
-    path = job / "app" / "config" / "config_fed_server.json"
-    config = json.loads(path.read_text())
-    config["workflows"][0]["args"]["rounds"] = ROUNDS
-    path.write_text(json.dumps(config))
-    return job
-
-
-def ledger(federation: Federation, job_id: str) -> list[dict]:
-    path = federation.kit(SERVER) / "storage" / "runs" / job_id / "ledger.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return copy_job(JOB, tmp_path, rounds=ROUNDS)
 
 
 def test_the_demo_job_completes_when_the_lead_submits_it_with_the_admin_api(

@@ -4,34 +4,21 @@ Each fault must cost the site its reply and nothing more: the round goes on with
 site is back in a later one, and an abort leaves no process behind.
 """
 
-import json
 import os
 import shutil
 import signal
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from federation import REPO, SERVER, SITES, Federation, wait_for
+from runs import copy_job, rounds
 
+JOB = REPO / "jobs" / "fedmm_demo"
 DEADLINE_S = 20
 CANARY = "Canaria^Jane TCGA-ZZ-CANARY 1951-03-02"
-
-
-def demo_job(folder: Path, **args: Any) -> Path:
-    """The demo job with other arguments of the controller, for three hospitals at least."""
-    job = folder / "fedmm_demo"
-    shutil.copytree(REPO / "jobs" / "fedmm_demo", job)
-    path = job / "app" / "config" / "config_fed_server.json"
-    config = json.loads(path.read_text())
-    config["workflows"][0]["args"] |= args
-    path.write_text(json.dumps(config))
-    meta = json.loads((job / "meta.json").read_text())
-    (job / "meta.json").write_text(json.dumps(meta | {"min_clients": 3}))
-    return job
 
 
 @pytest.fixture
@@ -42,16 +29,10 @@ def running(
     made = fresh_federation()
     made.install_data(consortium)
     made.bring_up()
-    job = demo_job(tmp_path, rounds=500, min_sites=2, round_deadline=DEADLINE_S)
+    job = copy_job(JOB, tmp_path, rounds=500, min_sites=2, round_deadline=DEADLINE_S)
     job_id = made.submit(job)
     until_round(made, job_id, 2)
     return made, job_id
-
-
-def rounds(federation: Federation, job_id: str) -> list[dict[str, Any]]:
-    path = federation.kit(SERVER) / "storage" / "runs" / job_id / "ledger.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [r for r in map(json.loads, lines) if r["kind"] == "round"]
 
 
 def until_round(federation: Federation, job_id: str, last: int, seconds: float = 120) -> None:
@@ -109,7 +90,7 @@ def test_a_cohort_that_breaks_at_one_site_is_named_and_no_word_of_it_leaves(
     for path in (copy / "site-3").rglob("*.csv"):
         path.write_text(f"{CANARY},{CANARY}\n" + path.read_text())
     made.bring_up()
-    job = demo_job(tmp_path, rounds=1, min_sites=2)
+    job = copy_job(JOB, tmp_path, rounds=1, min_sites=2)
     job_id = made.submit(job)
     assert made.wait(job_id, 120) == "FINISHED:COMPLETED"
     assert rounds(made, job_id)[0]["heard"] == ["site-1", "site-2"]
