@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from polyclinic.errors import SiteError
+from polyclinic.description import read_description
 from polyclinic.flare.policy import SCHEME
 from polyclinic.study import Kind, Name
 
@@ -153,24 +152,9 @@ def load_consortium(path: Path) -> Consortium:
     Raises:
         SiteError: unreadable, not YAML, or a field is wrong; the message names the field.
     """
-    try:
-        described = Consortium.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SiteError(
-            expected="a readable description of the consortium",
-            got=type(error).__name__,
-            remedy="mend the file",
-            owner="consortium engineer",
-        ) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"]) or "description"
-        raise SiteError(
-            expected=f"a valid '{place}'",
-            got=first["msg"].removeprefix("Value error, "),
-            remedy="mend it in the description of the consortium",
-            owner="consortium engineer",
-        ) from None
+    described = read_description(
+        path, Consortium, what=f"the description '{path.name}'", owner="consortium engineer"
+    )
     base = path.resolve().parent
     return described.model_copy(
         update={

@@ -14,9 +14,9 @@ cohorts:
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from polyclinic.description import read_description
 from polyclinic.errors import SiteError
 from polyclinic.study import Kind, Name
 
@@ -115,20 +115,7 @@ def load_settings(path: Path) -> SiteSettings:
     Raises:
         SiteError: unreadable, not YAML, or a field is wrong.
     """
-    try:
-        payload = yaml.safe_load(path.read_text(encoding="utf-8"))
-        settings = SiteSettings.model_validate(payload)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SiteError(
-            expected="a readable polyclinic.yaml", got=type(error).__name__, remedy="mend the file"
-        ) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SiteError(
-            expected=f"a valid '{'.'.join(str(p) for p in first['loc'])}' in polyclinic.yaml",
-            got=first["msg"],
-            remedy="mend that line",
-        ) from None
+    settings = read_description(path, SiteSettings, what="polyclinic.yaml", owner="site IT")
     base = path.resolve().parent
     cohorts = {
         n: c.model_copy(update={"root": str((base / c.root).resolve())})

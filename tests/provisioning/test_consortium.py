@@ -36,7 +36,9 @@ def test_the_repositorys_description_names_three_unlike_hospitals(description: C
         (lambda c: c["hospitals"][1].update(name="site-1"), "used more than once: site-1"),
         (lambda c: c["admins"][2].update(role="leader"), "'admins.2.role'"),
         (lambda c: c["hospitals"][0]["cohorts"]["demo"].update(wsi="slide"), "cohorts.demo.wsi"),
-        (lambda c: c.update(shceme="grpc"), "'shceme'"),
+        (lambda c: c.update(shceme="grpc"), "got 'shceme'"),
+        (lambda c: c["hospitals"][0].update(gpu=1), "did you mean 'gpus'"),
+        (lambda c: c.pop("server"), "Expected 'server' in the description 'consortium.yaml'"),
         (lambda c: c.update(allow_classes=["*"]), "allow_classes"),
         (lambda c: c.update(admins=[c["admins"][3]]), "nobody may submit a job"),
     ],
@@ -48,8 +50,14 @@ def test_a_wrong_description_is_refused_with_the_field_named(
         load_consortium(described(tmp_path, change))
 
 
-def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_yaml_is_refused_with_its_name_and_the_place(tmp_path: Path) -> None:
     path = tmp_path / "consortium.yaml"
-    path.write_text("name: [")
-    with pytest.raises(SiteError, match="a readable description"):
+    path.write_text("name: demo\nserver: [")
+    with pytest.raises(
+        SiteError, match="'consortium.yaml' as readable YAML, got a fault at line 2, column 10"
+    ):
         load_consortium(path)
+    with pytest.raises(
+        SiteError, match="the description 'none.yaml' as readable YAML, got no such file"
+    ):
+        load_consortium(tmp_path / "none.yaml")
