@@ -91,6 +91,8 @@ class Services:
 
     def submit(self, job: Path) -> str:
         """The id of the submitted job."""
+        if not self._processes():
+            raise PocError("no server is running; run './poc/run.sh up' first")
         answer = self._nvflare("job", "submit", "-j", str(job))
         job_id = str(answer.get("job_id", ""))
         if not job_id:
@@ -113,7 +115,10 @@ class Services:
 
     def status(self) -> str:
         """FLARE's word for the state of that job."""
-        return str(self._nvflare("job", "meta", self.job_id).get("status", ""))
+        job_id = self.job_id
+        if not self._processes():
+            raise PocError("the server is gone; run './poc/run.sh up', then submit again")
+        return str(self._nvflare("job", "meta", job_id).get("status", ""))
 
     def _wait_finished(self, seconds: float = 90.0) -> None:
         deadline = time.monotonic() + seconds

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
+import lock
 from polyclinic.cli import output
 from polyclinic.data.generator import generate_consortium
 from polyclinic.errors import PolyclinicError
@@ -19,7 +21,7 @@ from watch import Watcher
 HERE = Path(__file__).resolve().parent
 JOB = HERE.parent / "jobs" / "fedmm_demo"
 WORKSPACE = Path(os.environ.get("POLYCLINIC_POC_WORKSPACE", HERE / "workspace")).resolve()
-METHODS = "local,multi_fedavg,fedmm"
+METHODS = "local,multi_fedavg,fedmm,fedmm_plus"
 REPEATS = 2
 
 
@@ -72,19 +74,19 @@ def clean(poc: Services) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     for leftover in ("job_id", "project.yml", "compare.json"):
         (poc.workspace / leftover).unlink(missing_ok=True)
-    if not any(poc.workspace.iterdir()):
-        poc.workspace.rmdir()
 
 
 STEPS: dict[str, tuple[Callable[[Services], None], str]] = {
     "data": (data, "three generated hospitals"),
     "up": (up, "nvflare poc: server and three sites"),
-    "submit": (submit, "submit fedmm_demo"),
-    "watch": (watch, "rounds"),
-    "report": (report, "result and report"),
-    "down": (down, "stop"),
-    "clean": (clean, "clean"),
+    "submit": (submit, "the job fedmm_demo"),
+    "watch": (watch, "its rounds"),
+    "report": (report, "the result, a comparison, one page"),
+    "down": (down, "stop server and sites"),
+    "clean": (clean, "stop, and keep the page, the result and the log"),
 }
+# Only reads, so it may follow a run that another terminal started, and is no reason to wait.
+UNLOCKED = ("watch",)
 
 
 def take(name: str, poc: Services) -> None:
@@ -116,14 +118,14 @@ def main(argv: list[str]) -> int:
     # `kill` and a closed terminal clean up as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-    WORKSPACE.mkdir(parents=True, exist_ok=True)
-    poc = Services(WORKSPACE)
     step = argv[0] if argv else "all"
+    poc = Services(WORKSPACE)
     try:
-        if step == "all":
-            take_all(poc)
-        else:
-            take(step, poc)
+        with nullcontext() if step in UNLOCKED else lock.held(WORKSPACE):
+            if step == "all":
+                take_all(poc)
+            else:
+                take(step, poc)
     except PolyclinicError as error:
         output.refuse(error)
         return output.BAD_INPUT

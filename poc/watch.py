@@ -1,10 +1,13 @@
 """A run as it goes, in lines a person can read: who was heard, how good, what went wrong."""
 
 import json
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from rich.status import Status
 
 from polyclinic.cli import output
 from services import PocError
@@ -88,25 +91,30 @@ class Watcher:
         Raises:
             PocError: the run failed, or FLARE ended the job without a word in the ledger.
         """
+        # A spinner until the first line: from then on the lines are the progress.
+        with output.errors.status("waiting for the server") as waiting:
+            self._follow(waiting)
+
+    def _follow(self, waiting: Status) -> None:
         silent_since = time.monotonic()
-        with output.progress("waiting for the server", None) as advance:
-            while True:
-                news = self.news()
-                for record in news:
-                    self._tell(record)
-                    advance(1)
-                    if record.get("kind") == "end":
-                        if record.get("status") != "completed":
-                            raise PocError(f"the run ended as {record.get('status')}")
-                        return
-                if news:
-                    silent_since = time.monotonic()
-                elif time.monotonic() - silent_since > SILENCE_S:
-                    status = self._status()
-                    if status.startswith("FINISHED") and not self.news():
-                        raise PocError(f"FLARE ended the job as {status}")
-                    silent_since = time.monotonic()
-                time.sleep(LOOK_S)
+        while True:
+            news = self.news()
+            for record in news:
+                if record.get("kind") == "start":
+                    waiting.update("waiting for the sites to say what they hold")
+                self._tell(record, waiting)
+                if record.get("kind") == "end":
+                    if record.get("status") != "completed":
+                        raise PocError(f"the run ended as {record.get('status')}")
+                    return
+            if news:
+                silent_since = time.monotonic()
+            elif time.monotonic() - silent_since > SILENCE_S:
+                status = self._status()
+                if status.startswith("FINISHED") and not self.news():
+                    raise PocError(f"FLARE ended the job as {status}")
+                silent_since = time.monotonic()
+            time.sleep(LOOK_S)
 
     def news(self) -> list[Record]:
         """Whole lines that were added since the last call."""
@@ -120,8 +128,19 @@ class Watcher:
         self._read += len(whole)
         return [json.loads(line) for line in whole.splitlines()]
 
-    def _tell(self, record: Record) -> None:
+    def _tell(self, record: Record, waiting: Status) -> None:
         self._rounds = int(record.get("rounds", self._rounds))
         line = describe(record, self._rounds)
         if line:
-            output.screen.print("  " + line, markup=False, soft_wrap=True)
+            waiting.stop()
+            output.screen.print(shaped(line), markup=False, soft_wrap=True)
+
+
+def shaped(line: str) -> str:
+    """The line, indented; on a terminal broken between words, where it would be broken anyway."""
+    if not output.screen.is_terminal:
+        return "  " + line
+    wide = output.screen.width
+    return textwrap.fill(
+        line, wide, initial_indent="  ", subsequent_indent=" " * 6, break_on_hyphens=False
+    )

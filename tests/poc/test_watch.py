@@ -1,10 +1,12 @@
 """The lines of a run that a person reads while it goes."""
 
+import io
 import json
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 POC = Path(__file__).parents[2] / "poc"
 
@@ -81,3 +83,35 @@ def test_a_job_that_ended_without_a_ledger_is_told(watch, tmp_path, monkeypatch)
     watcher = watch.Watcher(tmp_path / "ledger.jsonl", lambda: "FINISHED:ABNORMAL")
     with pytest.raises(watch.PocError, match="ABNORMAL"):
         watcher.follow()
+
+
+def test_on_a_terminal_a_line_is_broken_between_words_and_nowhere_else(watch, monkeypatch):
+    line = watch.describe(round_(8), 12)
+    console = Console(force_terminal=True, width=80)
+    monkeypatch.setattr(watch.output, "screen", console)
+    lines = watch.shaped(line).split("\n")
+    assert len(lines) == 2
+    assert all(len(part) <= 80 for part in lines)
+    assert " ".join(" ".join(lines).split()) == " ".join(line.split())
+    monkeypatch.setattr(watch.output, "screen", Console(force_terminal=False, width=80))
+    assert watch.shaped(line) == "  " + line
+
+
+@pytest.mark.parametrize("width", [80, 110])
+def test_no_line_of_a_round_carries_what_waits(watch, tmp_path, monkeypatch, width):
+    """Lines and spinner on one terminal: what is printed after the first line is lines alone."""
+    terminal = io.StringIO()
+    console = Console(file=terminal, force_terminal=True, width=width, highlight=False)
+    monkeypatch.setattr(watch.output, "screen", console)
+    monkeypatch.setattr(watch.output, "errors", console)
+    ledger = tmp_path / "ledger.jsonl"
+    census = {"kind": "census", "sites": {"a": {"modalities": ["he"]}}}
+    records = [{"kind": "start", "rounds": 2}, census, round_(1), round_(2)]
+    records.append({"kind": "end", "status": "completed"})
+    ledger.write_text("".join(json.dumps(r) + "\n" for r in records))
+    watch.Watcher(ledger, lambda: "RUNNING").follow()
+    before, mark, after = terminal.getvalue().partition("  sites: a (he)")
+    assert "waiting" in before
+    assert mark
+    assert "waiting" not in after
+    assert "round   2 of 2" in after
