@@ -155,3 +155,12 @@ def test_progress_counts_patients_of_every_modality(hospital) -> None:
     told: list[int] = []
     report_of(hospital, tick=told.append)
     assert sum(told) == 24
+
+
+def test_a_manifest_of_a_header_alone_is_a_failed_check(hospital) -> None:
+    ids = sound(hospital)
+    assert ids
+    hospital.manifest([])
+    report = report_of(hospital)
+    assert not report.ok
+    assert [f.message for f in report.findings if f.level == "failed"] == ["no training patients"]

@@ -147,3 +147,24 @@ def test_a_folder_that_is_not_there_is_told_without_its_path(tmp_path) -> None:
     with pytest.raises(DataError, match="no such folder") as refusal:
         slide_folder(tmp_path / "secret", "stamp", "")
     assert "secret" not in str(refusal.value)
+
+
+def test_a_slide_that_would_unpack_to_more_than_a_gibibyte_is_refused_unread(tmp_path) -> None:
+    """2**25 instances of 8 numbers are 2**30 bytes as float32; one more instance is too many."""
+    path = tmp_path / "s.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("features", shape=(2**25 + 1, 8), dtype="i1", chunks=(1 << 16, 8))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(DataRejected) as refusal:
+        read_slide(path, "clam", 8, "")
+    assert refusal.value.reason == "too_large"
+
+
+def test_a_chunk_larger_than_its_slide_may_be_is_refused_unread(tmp_path) -> None:
+    path = tmp_path / "s.h5"
+    with h5py.File(path, "w") as file:
+        chunks, room = (2**25 + 1, 8), (None, 8)
+        file.create_dataset("features", shape=(2, 8), maxshape=room, dtype="i1", chunks=chunks)
+    with pytest.raises(DataRejected) as refusal:
+        read_slide(path, "clam", 8, "")
+    assert refusal.value.reason == "too_large"

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from polyclinic.data.values import as_id, number, read_values
+from polyclinic.data.identity import as_id
+from polyclinic.data.values import number, read_values
 from polyclinic.errors import DataRejected
 
 

@@ -139,6 +139,8 @@ def _columns(
     panel: tuple[str, ...], column: VectorColumn, missing: tuple[str, ...], name: str
 ) -> Iterable[Finding]:
     """Columns of the table that hold nothing, or one value only."""
+    if not column.fields.shape[0]:
+        return  # a manifest without patients is told elsewhere
     counts = column.fields.sum(dim=0)
     high = torch.where(column.fields, column.values, -torch.inf).amax(dim=0)
     low = torch.where(column.fields, column.values, torch.inf).amin(dim=0)
@@ -166,6 +168,10 @@ def _identity(manifest: Manifest, readings: dict[str, Reading]) -> Iterable[Find
         level: Level = "failed" if count else "ok"
         remedy = "keep one row per patient, in one split" if count else ""
         yield Finding(check.split()[0], level, f"{count} {what}", name, remedy)
+    if manifest.twins:
+        level = "failed" if manifest.parts_twins else "warning"
+        message = f"{manifest.twins} id(s) differ from another only in case or leading zeros"
+        yield Finding("twins", level, message, remedy="give every patient one id")
 
 
 def _quarantine(report: QuarantineReport, settings: SiteSettings) -> Finding:

@@ -19,7 +19,7 @@ from polyclinic.data.quarantine import Entry, QuarantineReport
 from polyclinic.data.selection import Selection, union
 from polyclinic.data.split import assign
 from polyclinic.errors import DataError, StudyError
-from polyclinic.settings import SiteSettings
+from polyclinic.settings import CohortSource, SiteSettings
 from polyclinic.study import Study
 
 
@@ -40,14 +40,14 @@ class Records:
         """Refuse a cohort in which a patient stands twice.
 
         Raises:
-            DataError: with the counts; no id is shown.
+            DataError: without counts, which 'polyclinic data check' shows.
         """
         self.manifest.require_distinct()
         for name, reading in self.readings.items():
             if reading.duplicates:
                 raise DataError(
                     expected=f"every patient and slide once in modality '{name}'",
-                    got=f"{reading.duplicates} repeated row(s)",
+                    got="repeated rows",
                     remedy="keep one row per patient, or per slide, in its table",
                 )
 
@@ -56,9 +56,11 @@ def requests(settings: SiteSettings, study: Study, manifest: Manifest) -> list[R
     """What to read: the modalities of the study that the site declares, sorted.
 
     Raises:
+        StudyError: the study reads the patient column or the label as a feature.
         DataError: the site trains on none of them.
     """
     source = settings.cohort(study.name)
+    _require_features(source, study)
     held = set(source.held) & set(study.modalities)
     if not held:
         raise DataError(
@@ -73,6 +75,22 @@ def requests(settings: SiteSettings, study: Study, manifest: Manifest) -> list[R
         Request(m, study.modalities[m], source.modalities[m], root, key, ids, study.seed)
         for m in shared
     ]
+
+
+def _require_features(source: CohortSource, study: Study) -> None:
+    """Refuse a panel with the patient's id, or with what is to be predicted.
+
+    Raises:
+        StudyError: there is one.
+    """
+    for name, modality in study.modalities.items():
+        for column, what in ((source.patient_column, "patient"), (study.task.label, "label")):
+            if column in modality.features:
+                raise StudyError(
+                    expected=f"measurements as features of '{name}'",
+                    got=f"the {what} column",
+                    remedy="leave that column out of the panel",
+                )
 
 
 def read_records(settings: SiteSettings, study: Study) -> Records:
@@ -185,6 +203,7 @@ def open_cohort(settings: SiteSettings, study: Study) -> Cohort:
 
     Raises:
         SiteError: no such cohort here.
+        StudyError: the study reads the patient column as label or feature.
         DataError: a table is refused, a patient stands twice, the site and the study disagree,
             or more patients are quarantined than the site allows.
     """

@@ -6,6 +6,7 @@ STAMP    ``<slide>.h5``                            dataset ``feats`` (n, d); att
                                                    ``extractor``, ``unit``, ``tile_size_um``
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ DATASET = {"clam": "features", "trident": "features", "stamp": "feats"}
 # Names under which the three layouts and their forks store the encoder.
 EXTRACTOR_ATTRIBUTES = ("extractor", "encoder", "patch_encoder", "model_name")
 MICROMETRES = frozenset({"um", "µm", "μm"})
-MAX_BYTES = 1 << 32
+# Of one slide as float32, and of one chunk of its file: 100 000 tiles of 2560 numbers.
+MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def _checked(file: Any, name: str, width: int, extractor: str) -> Slide:
         raise _Flaw("empty_file", "0 instances")
     if shape[1] != width:
         raise _Flaw("wrong_width", f"{shape[1]} numbers for {width}")
-    if shape[0] * shape[1] * max(4, dataset.dtype.itemsize) > MAX_BYTES:
+    chunk = math.prod(dataset.chunks or ())
+    if max(math.prod(shape), chunk) * max(4, dataset.dtype.itemsize) > MAX_BYTES:
         raise _Flaw("too_large", f"{shape[0]} instances")
     stated = _extractor(file, dataset)
     if stated and extractor and stated != extractor:

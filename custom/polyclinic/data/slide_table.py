@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polyclinic.data.column import Request
+from polyclinic.data.identity import as_id
 from polyclinic.data.quarantine import Entry
 from polyclinic.data.table import parse, read_bytes
 
@@ -45,11 +46,13 @@ def read_slide_table(request: Request, folder: Path) -> SlideTable:
     Raises:
         DataRejected: the table as a whole is refused.
     """
-    present = {p.stem: p for p in sorted(folder.glob("*.h5"))}
+    found = sorted(folder.glob("*.h5"))
+    present = {as_id(p.stem): p for p in found}
     path = _table_path(request, folder)
     if path is None:
         named = {i: (present[i],) for i in request.ids if i in present}
-        return SlideTable(named, outside=len(present) - len(named))
+        same = len(found) - len(present)
+        return SlideTable(named, duplicates=same, outside=len(present) - len(named))
     pairs, entries = _pairs(path, request)
     known, listed = set(request.ids), set[str]()
     files: dict[str, tuple[Path, ...]] = {}
@@ -58,7 +61,8 @@ def read_slide_table(request: Request, folder: Path) -> SlideTable:
         duplicates += slide in listed
         outside += pseudonym not in known
         if slide not in listed and pseudonym in known:
-            files[pseudonym] = (*files.get(pseudonym, ()), folder / f"{slide}.h5")
+            place = present.get(slide, folder / f"{slide}.h5")
+            files[pseudonym] = (*files.get(pseudonym, ()), place)
         listed.add(slide)
     return SlideTable(files, entries, duplicates, outside, len(set(present) - listed))
 
@@ -84,11 +88,11 @@ def _pairs(path: Path, request: Request) -> tuple[list[tuple[str, str]], tuple[E
         reference = f"slide table line {line}"
         if cells is None:
             entries.append(Entry("ragged_row", request.name, reference))
-        elif not cells[at]:
+        elif not as_id(cells[at]):
             entries.append(Entry("no_patient_id", request.name, reference))
         elif not cells[named] or Path(cells[named]).name != cells[named]:
             # A name with a separator or '..' could read a file outside the folder.
-            entries.append(Entry("unsafe_name", request.name, reference, patient=cells[at]))
+            entries.append(Entry("unsafe_name", request.name, reference, patient=as_id(cells[at])))
         else:
-            pairs.append((cells[at], slide_name(cells[named])))
+            pairs.append((as_id(cells[at]), as_id(slide_name(cells[named]))))
     return pairs, tuple(entries)

@@ -1,10 +1,8 @@
 """Numbers of a table by patient: float32, NaN where there is none, and why there is none."""
 
-import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,21 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from polyclinic.data.table import (
-    PARQUET,
-    missing_key,
-    parse,
-    read_bytes,
-    refused,
-    require_distinct,
-)
+from polyclinic.data.identity import as_id
+from polyclinic.data.parquet import encoded, faults, read_parquet
+from polyclinic.data.table import PARQUET, parse, read_bytes
 
 Floats = npt.NDArray[np.float32]
 BLANK = frozenset({"", "na", "n/a", "nan", "null", "none", ".", "-", "<na>"})
-# Beside Arrow's own errors: undecodable text is a ValueError, hostile metadata the others.
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 
 
@@ -119,7 +109,7 @@ def _from_text(path: Path, key: str, columns: Sequence[str]) -> ValueTable:
         if cells is None:
             ragged.append(line)
             continue
-        ids.append(cells[at])
+        ids.append(as_id(cells[at]))
         lines.append(line)
         row = _numbers([cells[i] for i in places], table.delimiter == ";", causes)
         kept.append(np.array(row, dtype=np.float64))
@@ -134,66 +124,17 @@ def _nonzero(causes: Counter[str]) -> dict[str, int]:
     return {c: n for c, n in sorted(causes.items()) if n}
 
 
-def as_id(value: object) -> str:
-    """An id as text: blank for null, whole floats without their point."""
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
-
-
-def parquet_key(schema: Any, path: Path, key: str) -> str:
-    """The stored column that holds the patient id: the key itself, else the table's one index.
-
-    Raises:
-        DataRejected: ``no_patient_column``.
-    """
-    if key in schema.names:
-        return key
-    metadata = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
-    index = [i for i in metadata.get("index_columns", []) if isinstance(i, str)]
-    if len(index) == 1 and index[0] in schema.names:
-        return index[0]
-    raise missing_key(path, (key,))
-
-
-@contextmanager
-def parquet_faults(path: Path) -> Iterator[None]:
-    """Turn everything that a damaged parquet file raises into one refusal.
-
-    Raises:
-        DataRejected: ``unreadable_table``.
-    """
-    try:
-        yield
-    except (*_DAMAGED, pa.ArrowException) as error:
-        raise refused(
-            "unreadable_table",
-            path,
-            expected="a parquet file that can be opened",
-            got=type(error).__name__,
-            remedy="write the table again",
-        ) from None
-
-
 def _from_parquet(path: Path, key: str, columns: Sequence[str]) -> ValueTable:
     causes: Counter[str] = Counter()
-    with parquet_faults(path):
-        schema = pq.read_schema(path)
-        require_distinct(tuple(schema.names), path)
-        at = parquet_key(schema, path, key)
-        wanted = set(columns)
-        present = [n for n in schema.names if n in wanted and n != at]
-        table = pq.read_table(path, columns=[at, *present], use_threads=False)
-        ids = [as_id(v) for v in table.column(at).to_pylist()]
-        wide = np.empty((len(ids), len(present)))
-        for i, name in enumerate(present):
-            wide[:, i] = _column(table.column(name), causes)
+    table = read_parquet(path, key, set(columns))
+    wide = np.empty((len(table.ids), len(table.columns)))
+    with faults(path):
+        for i, stored in enumerate(table.columns.values()):
+            wide[:, i] = _column(stored, causes)
     causes["blank"] += int(np.isnan(wide).sum()) - causes["text"]
-    values, missing = _arranged(to_float32(wide, causes), present, columns)
-    lines = [i + 2 for i in range(len(ids))]
-    return ValueTable(ids, lines, values, missing, [], _nonzero(causes))
+    values, missing = _arranged(to_float32(wide, causes), list(table.columns), columns)
+    lines = [i + 2 for i in range(len(table.ids))]
+    return ValueTable(table.ids, lines, values, missing, [], _nonzero(causes))
 
 
 def _column(stored: Any, causes: Counter[str]) -> npt.NDArray[np.float64]:
@@ -202,7 +143,10 @@ def _column(stored: Any, causes: Counter[str]) -> npt.NDArray[np.float64]:
         return np.asarray(stored.to_pandas(), dtype=np.float64)
     if pa.types.is_boolean(stored.type):
         return np.asarray(stored.cast(pa.float64()).to_pandas(), dtype=np.float64)
-    cells = ["" if v is None else str(v) for v in stored.to_pylist()]
-    pairs = [number(c.strip(), decimal_comma=False) for c in cells]
-    causes.update("text" for _, cause in pairs if cause == "text")
-    return np.array([value for value, _ in pairs], dtype=np.float64)
+    values: list[float] = []
+    for known, places in encoded(stored):
+        cells = ["" if v is None else str(v).strip() for v in known]
+        pairs = [number(c, decimal_comma=False) for c in cells]
+        causes.update("text" for i in places if i is not None and pairs[i][1] == "text")
+        values += [float("nan") if i is None else pairs[i][0] for i in places]
+    return np.array(values, dtype=np.float64)

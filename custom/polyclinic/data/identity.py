@@ -1,0 +1,41 @@
+"""Patient ids as text that compares equal when a person would read it as equal."""
+
+import math
+import re
+import unicodedata
+
+# Characters that print nothing and are no format characters to Unicode: grapheme joiner, Hangul
+# fillers, Khmer inherent vowels, Mongolian and other variation selectors.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+_WHOLE = re.compile(r"\+?0*([0-9]+)(?:\.0*)?")
+# Control, format (zero-width, direction, soft hyphen) and broken surrogate characters.
+_UNSEEN = frozenset({"Cc", "Cf", "Cs"})
+
+
+def as_id(value: object) -> str:
+    """An id as text in one spelling: blank for null, whole floats without their point.
+
+    Composed and decomposed letters, wide and narrow forms become the same (Unicode NFKC);
+    characters that print nothing are dropped and white space is one blank.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    text = str(value).strip()
+    if text.isascii() and text.isprintable() and "  " not in text:
+        return text
+    spaced = " ".join(_INVISIBLE.sub("", text).split())
+    shown = "".join(c for c in spaced if unicodedata.category(c) not in _UNSEEN)
+    # Twice: what was dropped may have stood between a letter and its accent, or at an edge.
+    return " ".join(unicodedata.normalize("NFKC", shown).split())
+
+
+def twin_key(pseudonym: str) -> str:
+    """What two ids share that differ only in case, or as numbers only in how they are written."""
+    whole = _WHOLE.fullmatch(pseudonym)
+    if whole:
+        return whole.group(1).lstrip("0") or "0"
+    return unicodedata.normalize("NFKC", pseudonym.casefold())
