@@ -16,7 +16,18 @@ from polyclinic.flare import policy
 # the module path; our block takes its place.
 _PYTHONPATH = "export PYTHONPATH=/local/custom:$PYTHONPATH"
 _START = "$DIR/sub_start.sh &"
-_GATE = 'python3 -m polyclinic.flare.doctor "{kit}" || exit 1'
+_SHEBANG = "#!/usr/bin/env bash\n"
+# The Python is looked for when the kit starts: whoever made the kit did so on another machine.
+_FIND_PYTHON = """
+if ! PYTHON="$("${POLYCLINIC_PYTHON:-python3}" -c \\
+    'import sys, nvflare, polyclinic.errors; print(sys.executable)' 2> /dev/null)"; then
+  echo "Expected a Python with polyclinic and nvflare, got '${POLYCLINIC_PYTHON:-python3}'," \\
+    "which cannot import them; activate the environment they are installed in, or set" \\
+    "POLYCLINIC_PYTHON to its python (site IT)." >&2
+  exit 4
+fi
+"""
+_GATE = '"$PYTHON" -m polyclinic.flare.doctor "{kit}"'
 _ENVIRONMENT = """umask 077
 mkdir -p "$WORKSPACE/tmp" "$WORKSPACE/storage"
 cd "$WORKSPACE"
@@ -138,10 +149,15 @@ def _write_facts(kit: Path, consortium: Consortium, role: str) -> None:
 
 def _gate(kit: Path) -> None:
     """A kit that fails the doctor does not start, neither by start.sh nor by sub_start.sh."""
-    startup = kit / "startup"
-    _replace(startup / "start.sh", _START, f"{_GATE.format(kit='$DIR/..')}\n  {_START}")
-    gate = _GATE.format(kit="$KIT_WORKSPACE")
-    _replace(startup / "sub_start.sh", _PYTHONPATH, f"{_ENVIRONMENT}\n{gate}")
+    start, inner = kit / "startup" / "start.sh", kit / "startup" / "sub_start.sh"
+    # The inner gate stands too, but what start.sh warned of is not said twice.
+    gate = f"{_GATE.format(kit='$DIR/..')} || exit 1\n  POLYCLINIC_WARNED=yes {_START}"
+    _replace(start, _START, gate)
+    gate = f"{_GATE.format(kit='$KIT_WORKSPACE')} ${{POLYCLINIC_WARNED:+--no-warnings}} || exit 1"
+    _replace(inner, _PYTHONPATH, f"{_ENVIRONMENT}\n{gate}")
+    _replace(inner, "exec python3 ", 'exec "$PYTHON" ')
+    for script in (start, inner):
+        _replace(script, _SHEBANG, _SHEBANG + _FIND_PYTHON)
 
 
 def _replace(script: Path, old: str, new: str) -> None:

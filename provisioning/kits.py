@@ -1,18 +1,18 @@
 """Startup kits for a consortium: FLARE's own provisioning, then the policy of polyclinic over it.
 
-    provisioning/make_kits.sh consortium.yaml OUT
+    provisioning/make_kits.sh consortium.yaml OUT [--renew NAME...] [--format json]
 
 writes ``OUT/<consortium>/prod_NN/<participant>/`` and keeps the root key in
 ``OUT/<consortium>/state/``. Run again after adding a hospital: certificates that exist are kept.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from nvflare.lighter.constants import CtxKey
 from nvflare.lighter.ctx import ProvisionContext
@@ -26,6 +26,7 @@ from nvflare.lighter.spec import Builder
 import harden
 from certificates import Certificates, forget, requested_key
 from consortium import Consortium, load_consortium
+from polyclinic.cli import output
 from polyclinic.errors import PolyclinicError, SiteError
 from polyclinic.flare.manifest import write_manifest
 from polyclinic.flare.policy import SCHEME
@@ -110,24 +111,68 @@ def make_kits(consortium: Consortium, out: Path, renew: Sequence[str] = ()) -> P
     return Path(made)
 
 
-def main(argv: Sequence[str]) -> int:
-    """0 when the kits were made, 4 when the description or the output folder is wrong."""
-    parser = argparse.ArgumentParser(prog="make_kits.sh", description=__doc__)
+class _Arguments(argparse.ArgumentParser):
+    """Wrong arguments are told like every other fault."""
+
+    def error(self, message: str) -> NoReturn:
+        """Never returns.
+
+        Raises:
+            SiteError: what argparse found.
+        """
+        raise SiteError(
+            expected=" ".join(self.format_usage().removeprefix("usage: ").split()),
+            got=f"wrong arguments ({message})",
+            remedy="see make_kits.sh --help",
+            owner="consortium engineer",
+        )
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = _Arguments(
+        prog="make_kits.sh",
+        description="Startup kits for a consortium; run again after adding a hospital.",
+    )
     parser.add_argument("description", type=Path, help="the consortium, YAML")
     parser.add_argument("out", type=Path, help="where kits and the root key go")
     parser.add_argument("--renew", nargs="+", default=[], metavar="NAME", help="new certificates")
-    asked = parser.parse_args(argv)
+    parser.add_argument(
+        "--format", choices=("txt", "json"), default="txt", help="txt for people, json for programs"
+    )
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """0 when the kits were made, 4 when arguments, description or the output folder are wrong."""
     os.umask(0o077)
     started = time.monotonic()
     try:
-        made = make_kits(load_consortium(asked.description), asked.out, asked.renew)
+        asked = _arguments().parse_args(argv)
+        described = load_consortium(asked.description)
+        made = make_kits(described, asked.out, asked.renew)
     except PolyclinicError as error:
-        print(error, file=sys.stderr)
-        return 4
-    names = sorted(p.name for p in made.iterdir())
-    seconds = round(time.monotonic() - started, 1)
-    print(json.dumps({"kits": str(made), "participants": names, "seconds": seconds}))
-    return 0
+        output.refuse(error, output.asked_format(["make_kits.sh", *argv]))
+        return output.BAD_INPUT
+    data = {
+        "kits": str(made),
+        "participants": sorted(p.name for p in made.iterdir()),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    output.emit(data, text=lambda: _show(described, made), format=asked.format)
+    return output.OK
+
+
+def _show(consortium: Consortium, made: Path) -> None:
+    server = consortium.server
+    rows = [(server.name, f"server, {server.host}:{server.port}", server.organisation)]
+    rows += [
+        (h.name, f"hospital, {', '.join(h.modalities)}", h.organisation)
+        for h in consortium.hospitals
+    ]
+    rows += [(a.name, a.role, a.organisation) for a in consortium.admins]
+    output.table(f"kits of {consortium.name}", ("kit", "role", "organisation"), rows)
+    for place, what in ((made, "kits"), (made.parent / "state", "root key, to be locked away")):
+        output.screen.print(f"{what}: {place}", soft_wrap=True)
 
 
 if __name__ == "__main__":

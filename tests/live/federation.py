@@ -67,9 +67,10 @@ class Federation:
         description |= changes
         self.sites = tuple(h["name"] for h in description["hospitals"])
         path.write_text(yaml.safe_dump(description))
-        done = self.run([str(REPO / "provisioning" / "make_kits.sh"), str(path), str(self.folder)])
+        script = str(REPO / "provisioning" / "make_kits.sh")
+        done = self.run([script, str(path), str(self.folder), "--format", "json"])
         assert done.returncode == 0, done.stderr
-        return Path(json.loads(done.stdout)["kits"])
+        return Path(json.loads(done.stdout)["data"]["kits"])
 
     def kit(self, name: str) -> Path:
         """The startup kit of a site, of the server or of a role."""

@@ -54,10 +54,10 @@ def test_a_file_that_is_no_yaml_is_refused_with_its_name_and_the_place(tmp_path:
     path = tmp_path / "consortium.yaml"
     path.write_text("name: demo\nserver: [")
     with pytest.raises(
-        SiteError, match="'consortium.yaml' as readable YAML, got a fault at line 2, column 10"
+        SiteError, match=r"'consortium\.yaml' as readable YAML, got a fault at line 2, column 10"
     ):
         load_consortium(path)
     with pytest.raises(
-        SiteError, match="the description 'none.yaml' as readable YAML, got no such file"
+        SiteError, match=r"the description 'none\.yaml' as readable YAML, got no such file"
     ):
         load_consortium(tmp_path / "none.yaml")

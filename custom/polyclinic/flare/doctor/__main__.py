@@ -10,15 +10,20 @@ from polyclinic.errors import PolyclinicError
 from polyclinic.flare.doctor import examine
 
 
-def main(folder: str) -> int:
-    """0 when the kit may start, 1 when a check failed, 4 when the folder is not a kit."""
+def main(folder: str, *options: str) -> int:
+    """0 when the kit may start, 1 when a check failed, 4 when the folder is not a kit.
+
+    Args:
+        options: ``--no-warnings`` says only what keeps the kit from starting.
+    """
+    said = ("fail",) if "--no-warnings" in options else ("fail", "warn")
     try:
         report = examine(Path(folder))
     except PolyclinicError as error:
         print(error, file=sys.stderr)
         return 4
     for finding in report.findings:
-        if finding.status != "ok":
+        if finding.status in said:
             word = "refused" if finding.status == "fail" else "warning"
             print(f"{word}: {finding.check}: {finding.sentence()}", file=sys.stderr)
     if not report.passed:
@@ -27,4 +32,4 @@ def main(folder: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:2] or ["."]))
+    sys.exit(main(*sys.argv[1:] or ["."]))
