@@ -34,7 +34,7 @@ def read_description(path: Path, model: type[Described], *, what: str, owner: st
         return model.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         expected, got, remedy = _field_fault(error, model, what)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         expected, got = f"{what} as readable YAML", _file_fault(error)
         remedy = _REMEDIES.get(got, "mend the file")
     raise SiteError(expected=expected, got=got, remedy=remedy, owner=owner) from None
@@ -46,6 +46,8 @@ def _file_fault(error: Exception) -> str:
         return "no such file"
     if isinstance(error, IsADirectoryError):
         return "a folder"
+    if isinstance(error, RecursionError):
+        return "brackets that are nested too deeply"
     if isinstance(error, OSError):
         return (error.strerror or "an error of the disk").lower()
     mark = getattr(error, "problem_mark", None)

@@ -2,11 +2,13 @@
 
 One file states the task, the modalities with their shared feature panels, the split rule and the
 seed; server and sites both read it, so no fact is written twice in a job. It is data: validated by
-pydantic, nothing in it is ever evaluated or imported.
+pydantic, nothing in it is ever evaluated or imported. Whoever writes a job chooses what a hospital
+allocates, so every size has a limit here.
 """
 
 import hashlib
 import json
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +18,16 @@ from polyclinic.errors import StudyError
 
 Kind = Literal["vector", "bag", "image", "volume", "series"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+Word = Annotated[str, Field(min_length=1, max_length=256)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+MAX_EMBEDDING = 4096
+MAX_FEATURES = 200_000
+MAX_DIM = 16_384
+MAX_INSTANCES = 10_000_000
+MAX_CLASSES = 64
+MAX_MODALITIES = 64
+MAX_FILE_BYTES = 32 << 20
 
 
 class _Strict(BaseModel):
@@ -30,8 +42,15 @@ class Task(_Strict):
         classes: label values in index order; for a binary task the last one is the positive class.
     """
 
-    label: str
-    classes: tuple[str, ...] = Field(min_length=2)
+    label: Word
+    classes: tuple[Word, ...] = Field(min_length=2, max_length=MAX_CLASSES)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Task":
+        read = {unicodedata.normalize("NFKC", c).strip() for c in self.classes}
+        if "" in read or len(read) != len(self.classes):
+            raise ValueError("classes must differ and none may be blank")
+        return self
 
     @property
     def positive(self) -> str:
@@ -55,13 +74,13 @@ class Modality(_Strict):
     """
 
     kind: Kind
-    features: tuple[str, ...] = ()
-    dim: int = Field(default=0, ge=0)
-    max_instances: int = Field(default=0, ge=0)
-    units: str = ""
-    extractor: str = ""
-    mean: tuple[float, ...] = ()
-    scale: tuple[float, ...] = ()
+    features: tuple[Word, ...] = Field(default=(), max_length=MAX_FEATURES)
+    dim: int = Field(default=0, ge=0, le=MAX_DIM)
+    max_instances: int = Field(default=0, ge=0, le=MAX_INSTANCES)
+    units: str = Field(default="", max_length=256)
+    extractor: str = Field(default="", max_length=256)
+    mean: tuple[Finite, ...] = Field(default=(), max_length=MAX_FEATURES)
+    scale: tuple[Finite, ...] = Field(default=(), max_length=MAX_FEATURES)
     encoder: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -111,10 +130,10 @@ class Study(_Strict):
 
     name: Name
     task: Task
-    modalities: dict[Name, Modality] = Field(min_length=1)
-    embedding: int = Field(default=256, ge=2)
+    modalities: dict[Name, Modality] = Field(min_length=1, max_length=MAX_MODALITIES)
+    embedding: int = Field(default=256, ge=2, le=MAX_EMBEDDING)
     split: Split = Split()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
 
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON: two sites with the same value agreed on the same study."""
@@ -139,17 +158,37 @@ def parse_study(payload: dict[str, Any]) -> Study:
         ) from None
 
 
+def read_json(path: Path) -> object:
+    """The content of a JSON file that another party wrote.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: not JSON, larger than ``MAX_FILE_BYTES``, or nested too deeply to be read.
+    """
+    with path.open("rb") as file:
+        raw = file.read(MAX_FILE_BYTES + 1)
+    if len(raw) > MAX_FILE_BYTES:
+        raise ValueError(f"more than {MAX_FILE_BYTES >> 20} MiB")
+    try:
+        content: object = json.loads(raw.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return content
+
+
 def load_study(folder: Path) -> Study:
     """Read ``study.json`` in ``folder``; ``panels.json`` beside it, when there, supplies features.
 
     ``panels.json`` maps a modality to the fields it fills in (features, mean, scale), which keeps
     a panel of thousands of genes out of the file a person reads.
+
+    Raises:
+        StudyError: a file cannot be read, or the study is not valid.
     """
-    path = folder / "study.json"
     try:
-        payload = json.loads(path.read_text(encoding="utf-8"))
+        payload = read_json(folder / "study.json")
         panels = folder / "panels.json"
-        extra = json.loads(panels.read_text(encoding="utf-8")) if panels.exists() else {}
+        extra = read_json(panels) if panels.exists() else {}
     except (OSError, ValueError) as error:
         raise StudyError(
             expected="a readable study.json (and panels.json) in the job's app/config",
@@ -158,7 +197,23 @@ def load_study(folder: Path) -> Study:
         ) from None
     if not isinstance(payload, dict) or not isinstance(extra, dict):
         raise StudyError(expected="JSON objects", got="another JSON type", remedy="mend study.json")
+    return parse_study(_filled(payload, extra))
+
+
+def _filled(payload: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """The study with the fields of its panels.
+
+    Raises:
+        StudyError: the panels belong to something else than an object of modalities.
+    """
+    modalities = payload.get("modalities", {})
     for name, fields in extra.items():
-        if isinstance(fields, dict):
-            payload.get("modalities", {}).setdefault(name, {}).update(fields)
-    return parse_study(payload)
+        place = modalities.setdefault(name, {}) if isinstance(modalities, dict) else None
+        if not isinstance(fields, dict) or not isinstance(place, dict):
+            raise StudyError(
+                expected="an object for every modality in study.json and panels.json",
+                got="another JSON type",
+                remedy="mend the two files",
+            )
+        place.update(fields)
+    return payload

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from polyclinic.models.settings import EncoderSettings, embedding_norm, parse
 from polyclinic.study import Modality
 
-Width = Annotated[int, Field(ge=1, le=65536)]
+Width = Annotated[int, Field(ge=1, le=8192)]
 
 
 class BagSettings(EncoderSettings):
@@ -32,10 +32,10 @@ class BagSettings(EncoderSettings):
             does, so that large bags give small embeddings.
     """
 
-    instance: tuple[Width, ...] = (512, 512, 512)
+    instance: tuple[Width, ...] = Field(default=(512, 512, 512), max_length=8)
     attention: Width = 128
     gated: bool = False
-    hidden: tuple[Width, ...] = (512,)
+    hidden: tuple[Width, ...] = Field(default=(512,), max_length=8)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     attention_scale: Literal["softmax", "sqrt_n"] = "softmax"
 

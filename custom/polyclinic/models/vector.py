@@ -27,10 +27,12 @@ class VectorSettings(EncoderSettings):
     """
 
     network: Literal["snn", "mlp", "linear"] = "snn"
-    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (256, 256)
+    hidden: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = Field(
+        default=(256, 256), max_length=8
+    )
     dropout: float = Field(default=0.25, ge=0.0, lt=1.0)
     input_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    clip: float = Field(default=0.0, ge=0.0)
+    clip: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
 
 
 class VectorEncoder(nn.Module):
