@@ -18,6 +18,7 @@ import numpy as np
 from polyclinic.algorithms.fold import KeyedMean
 from polyclinic.exchange import Contract, State, TensorSpec, Update
 from polyclinic.flare.aggregator import UpdateAggregator
+from polyclinic.flare.census import Announcement
 from polyclinic.flare.convert import Reply
 from polyclinic.study import Study, parse_study
 
@@ -61,8 +62,9 @@ def peak_mb(updates: int) -> float:
     study, server = parse_study(STUDY), MeanServer()
     contract = server.contract(study)
     sites = [f"site-{i}" for i in range(updates)]
+    said = Announcement(("wsi",), {"n": 100.0})
     aggregator = UpdateAggregator(server, study, contract)
-    aggregator.open(server.initial(study), 1, dict.fromkeys(sites, ("wsi",)))
+    aggregator.open(server.initial(study), 1, dict.fromkeys(sites, said))
     rng = np.random.default_rng(0)
     for site in sites:
         tensors = {n: rng.standard_normal(SIZE, dtype=np.float32) for n in contract.specs}

@@ -7,18 +7,21 @@ from flare.counting import HELD, STUDY, CountingServer
 from polyclinic.errors import CheckpointError
 from polyclinic.exchange import State
 from polyclinic.flare.aggregator import UpdateAggregator
+from polyclinic.flare.census import Announcement
 from polyclinic.flare.convert import Reply
 from polyclinic.flare.guard import Refused
 from polyclinic.study import parse_study
 
 STUDY_ = parse_study(STUDY)
+ANNOUNCED = {"site-1": 20.0, "site-2": 30.0, "site-3": 350.0}
 
 
-def _open(t: int = 1) -> tuple[UpdateAggregator, State]:
+def _open(t: int = 1, most_share: float = 1.0) -> tuple[UpdateAggregator, State]:
     server = CountingServer()
-    aggregator = UpdateAggregator(server, STUDY_, server.contract(STUDY_))
+    aggregator = UpdateAggregator(server, STUDY_, server.contract(STUDY_), most_share)
     state = server.initial(STUDY_)
-    aggregator.open(state, t, {s: tuple(m) for s, m in HELD.items()})
+    census = {s: Announcement(tuple(m), {"n": ANNOUNCED[s]}) for s, m in HELD.items()}
+    aggregator.open(state, t, census)
     return aggregator, state
 
 
@@ -38,6 +41,28 @@ def test_each_name_is_the_mean_of_the_sites_that_hold_it() -> None:
     assert new.tensors["enc.wsi.w"].tolist() == [3.25] * 3
     assert new.tensors["enc.cnv.w"].tolist() == [4.0] * 3
     assert new.round == 1
+
+
+def test_f18_a_site_weighs_no_more_than_it_announced() -> None:
+    aggregator, _ = _open()
+    aggregator.accept("site-2", _reply("site-2", 0.0, 30.0))
+    with pytest.raises(Refused) as caught:
+        aggregator.accept("site-1", _reply("site-1", 5.0, 21.0))
+    assert caught.value.reason == "weight"
+    aggregator.accept("site-1", _reply("site-1", 5.0, 20.0))
+    new = aggregator.close(2)
+    assert new is not None
+    assert new.tensors["fuse.w"].tolist() == [[2.0, 2.0], [2.0, 2.0]]  # 20 * 5 / 50
+
+
+def test_f18_with_a_most_share_a_site_that_announced_a_crowd_weighs_no_more_than_that() -> None:
+    for share, mean in ((1.0, 350 / 400), (0.5, 0.5)):
+        aggregator, _ = _open(most_share=share)
+        for site, value in (("site-1", 0.0), ("site-2", 0.0), ("site-3", 1.0)):
+            aggregator.accept(site, _reply(site, value, ANNOUNCED[site]))
+        new = aggregator.close(3)
+        assert new is not None
+        assert new.tensors["fuse.w"][0, 0] == np.float32(mean)
 
 
 def test_f16_a_name_that_nobody_sent_keeps_its_value_and_stays_in_the_state() -> None:

@@ -15,7 +15,7 @@ from flare.ward import Answer, Ward, error, failing, of_kind, plain, plus_one, s
 from polyclinic.checkpoint import Checkpoints, entry_of
 from polyclinic.errors import CheckpointError, StudyError
 from polyclinic.exchange import State
-from polyclinic.flare.convert import META, TRAIN, read_task
+from polyclinic.flare.convert import CENSUS, META, TRAIN, read_task
 from polyclinic.ledger import Record
 from polyclinic.study import load_study
 
@@ -220,9 +220,61 @@ def test_f22_a_full_disk_ends_the_run_with_a_reason_and_the_old_checkpoint(
     assert (good.tensors["fuse.w"] == 1.0).all()
 
 
+def test_an_exception_that_nobody_foresaw_ends_the_run_with_a_line_in_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object) -> State:
+        raise ZeroDivisionError("17 patients")
+
+    rounds = plain(3)
+    monkeypatch.setattr(type(rounds.server), "finish", broken)
+    ward = Ward(tmp_path, _sites())
+    end = of_kind(ward.run(rounds), "end")[0]
+    assert end["status"] == "failed_unexpected"
+    assert "ZeroDivisionError" in end["reason"]
+    assert "17" not in end["reason"]
+    assert ward.panics == [end["reason"]]
+
+
+def test_an_exception_before_the_book_is_open_is_told_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> State:
+        raise ZeroDivisionError
+
+    rounds = plain(3)
+    monkeypatch.setattr(type(rounds.server), "initial", broken)
+    ward = Ward(tmp_path, _sites())
+    assert ward.run(rounds) == []
+    assert "ZeroDivisionError" in ward.panics[0]
+
+
+def test_every_task_after_the_census_says_how_many_sites_answered_it(tmp_path: Path) -> None:
+    told: list[tuple[str, int]] = []
+
+    def listening(task: str, data: Shareable) -> Shareable | None:
+        if task != CENSUS:
+            told.append((task, read_task(data)[1]["sites"]))
+        return plus_one("site-1")(task, data)
+
+    def silent(_: str, __: Shareable) -> None:
+        return None
+
+    Ward(tmp_path, _sites(site1=listening, site3=silent)).run(plain(1))
+    assert told == [("train", 2), ("finalise", 2), ("evaluate", 2)]
+
+
 @pytest.mark.parametrize(
     "args",
-    [{"min_sites": 0}, {"round_deadline": 0}, {"start_round": 2}, {"stages": ["dance"]}],
+    [
+        {"most_share": 0.0},
+        {"most_share": 1.5},
+        {"most_patients": 0},
+        {"min_sites": 0},
+        {"round_deadline": 0},
+        {"start_round": 2},
+        {"stages": ["dance"]},
+    ],
     ids=str,
 )
 def test_arguments_that_make_no_sense_are_refused_when_the_job_is_built(args: dict) -> None:

@@ -74,7 +74,11 @@ def test_odd_meta_counts_as_nothing_said() -> None:
     assert read_reply(dxo.to_shareable()).scalars == {}
 
 
-@pytest.mark.parametrize("value", [True, np.bool_(1), "1", None, float("nan"), float("inf"), 1j])
+@pytest.mark.parametrize(
+    "value",
+    [True, np.bool_(1), "1", None, float("nan"), float("inf"), 1j, 10**400],
+    ids=lambda value: str(value)[:8],
+)
 def test_only_finite_real_numbers_are_numbers(value: object) -> None:
     assert not is_number(value)
     assert is_number(np.float32(1.5))
@@ -97,16 +101,40 @@ def test_a_census_is_read_with_its_counts_and_its_quarantine() -> None:
         ({"modalities": ["mri"]}, "modalities"),
         ({"modalities": "wsi"}, "modalities"),
         ({"n": float("nan")}, "scalars"),
-        ({"n": -1.0}, "scalars"),
+        ({"n": -1.0}, "weight"),
+        ({"n": 29.0}, "weight"),  # fewer than the 30 with slides
+        ({"n": 1e5 + 1}, "weight"),
+        ({"n": 10**400}, "scalars"),
+        ({"n.wsi": None}, "scalars"),
+        ({"fingerprint": np.array([1, 2])}, "study"),
+        ({"modalities": [["wsi"]]}, "modalities"),
+        ({"modalities": ["wsi", {}]}, "modalities"),
+        ({"quarantined.x\n": 12.0}, "scalars"),
+        ({"quarantined.x": 1e300}, "scalars"),
         ({"quarantined.unreadable": "many"}, "scalars"),
         ({"quarantined.patient 17": 1.0}, "scalars"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_a_census_that_does_not_fit_the_study_is_refused(change: dict, reason: str) -> None:
     with pytest.raises(Refused) as caught:
         read_census(read_reply(reply(Update({}, {**FACTS, **change}))), STUDY_)
     assert caught.value.reason == reason
+
+
+def test_a_census_without_a_number_of_patients_is_refused() -> None:
+    said = {name: fact for name, fact in FACTS.items() if name != "n"}
+    with pytest.raises(Refused) as caught:
+        read_census(read_reply(reply(Update({}, said))), STUDY_)
+    assert caught.value.reason == "scalars"
+
+
+def test_a_version_that_is_no_plain_word_counts_as_nothing_said() -> None:
+    for odd in (np.zeros(5), "0.1\n", 3, None):
+        assert (
+            read_census(read_reply(reply(Update({}, {**FACTS, "version": odd}))), STUDY_).version
+            == ""
+        )
 
 
 def test_a_census_that_carries_tensors_is_refused() -> None:

@@ -16,8 +16,9 @@ CONTRACT = Contract(
         "fuse.w": TensorSpec((2,)),
     }
 )
-GUARD = UpdateGuard(CONTRACT, most_patients=1000)
+GUARD = UpdateGuard(CONTRACT)
 HELD = ("cnv",)
+COUNTS = {"n": 1000.0, "n.cnv": 20.0}
 
 
 def _reply(tensors: dict[str, Any] | None = None, **changes: Any) -> Reply:
@@ -33,12 +34,12 @@ def _reply(tensors: dict[str, Any] | None = None, **changes: Any) -> Reply:
 
 def _reason(reply: Reply) -> str:
     with pytest.raises(Refused) as caught:
-        GUARD.check(reply, HELD, 3)
+        GUARD.check(reply, HELD, COUNTS, 3)
     return caught.value.reason
 
 
 def test_a_complete_update_passes_as_it_is() -> None:
-    update = GUARD.check(_reply(), HELD, 3)
+    update = GUARD.check(_reply(), HELD, COUNTS, 3)
     assert update.tensors["enc.cnv.w"].sum() == 6.0
     assert update.scalars == {"n": 20.0, "n.cnv": 20.0}
 
@@ -76,7 +77,7 @@ def test_f15_anything_but_the_exact_tensor_is_refused(value: object, reason: str
 
 
 def test_an_entry_above_the_bound_is_refused_and_one_at_the_bound_is_not() -> None:
-    GUARD.check(_reply({"enc.cnv.w": np.full((2, 3), -10.0, np.float32)}), HELD, 3)
+    GUARD.check(_reply({"enc.cnv.w": np.full((2, 3), -10.0, np.float32)}), HELD, COUNTS, 3)
     tensor = np.full((2, 3), -10.5, np.float32)
     assert _reason(_reply({"enc.cnv.w": tensor})) == "magnitude"
 
@@ -84,7 +85,7 @@ def test_an_entry_above_the_bound_is_refused_and_one_at_the_bound_is_not() -> No
 def test_f16_a_site_sends_exactly_the_groups_of_its_modalities() -> None:
     wsi = {"enc.wsi.w": np.zeros(4, np.float32)}
     assert _reason(_reply(wsi)) == "names"
-    GUARD.check(_reply(wsi), ("cnv", "wsi"), 3)
+    GUARD.check(_reply(wsi), ("cnv", "wsi"), COUNTS, 3)
 
 
 def test_an_incomplete_group_is_refused() -> None:
@@ -97,14 +98,31 @@ def test_f17_an_unknown_name_is_refused(name: str) -> None:
     assert _reason(_reply({name: np.zeros(2, np.float32)})) == "names"
 
 
-@pytest.mark.parametrize("n", [1e12, -200, 0, float("nan"), float("inf"), "many", True, None, [1]])
-def test_f18_a_weight_outside_one_to_the_cap_is_refused(n: object) -> None:
+@pytest.mark.parametrize(
+    "n",
+    [1e12, 1001, -200, 0, float("nan"), float("inf"), 10**400, "many", True, None, [1]],
+    ids=lambda n: str(n)[:8],
+)
+def test_f18_a_weight_outside_one_to_what_was_announced_is_refused(n: object) -> None:
     assert _reason(_reply(scalars={"n": n, "t": 3.0})) == "weight"
 
 
 def test_f18_the_weight_of_a_modality_has_the_same_bounds() -> None:
-    assert _reason(_reply(scalars={"n": 20.0, "n.cnv": 1e12, "t": 3.0})) == "weight"
+    assert _reason(_reply(scalars={"n": 20.0, "n.cnv": 21.0, "t": 3.0})) == "weight"
     assert _reason(_reply(scalars={"n": 20.0, "n.wsi": 5.0, "t": 3.0})) == "scalars"
+
+
+def test_f18_class_counts_are_no_more_than_the_patients_that_were_announced() -> None:
+    spec = TensorSpec((2,), "cnv", bound=1e5)
+    guard = UpdateGuard(Contract({**CONTRACT.specs, "store.count.cnv": spec}))
+    for count, good in ((20.0, True), (21.0, False), (-1.0, False)):
+        reply = _reply({"store.count.cnv": np.array([0.0, count], np.float32)})
+        if good:
+            guard.check(reply, HELD, COUNTS, 3)
+            continue
+        with pytest.raises(Refused) as caught:
+            guard.check(reply, HELD, COUNTS, 3)
+        assert caught.value.reason == "weight"
 
 
 @pytest.mark.parametrize("kind", ["WEIGHTS", "METRICS", "COLLECTION", ""])
@@ -124,3 +142,4 @@ def test_a_metric_that_is_no_finite_number_refuses_the_update(metric: object) ->
 
 def test_a_metric_under_an_odd_name_refuses_the_update() -> None:
     assert _reason(_reply(metrics={"patient 0017": 1.0})) == "metrics"
+    assert _reason(_reply(metrics={"train/loss\n": 1.0})) == "metrics"

@@ -23,14 +23,21 @@ Statistics = dict[str, EmbeddingStatistics]
 
 PROTO = "store.proto."
 COUNT = "store.count."
-COUNT_BOUND = {"uniform": 1.0, "count": 1e6}
+COUNT_BOUND = {"uniform": 1.0, "count": 1e5}
+# Of the entries of a prototype. Behind a LayerNorm an entry is at most sqrt(D) times the norm's own
+# gain, which starts at 1; without one the longest healthy prototype seen was 210 long (see
+# docs/sharp-edges.md), and no entry exceeds the length.
+GAIN_BOUND = 4.0
+LENGTH_BOUND = 250.0
 
 
 def prototype_contract(model: Contract, study: Study, weight: PrototypeWeight) -> Contract:
     """The model's contract with (C, D) prototypes and (C,) counts for the holders of a modality."""
     classes, specs = len(study.task.classes), dict(model.specs)
-    for m in study.modalities:
-        specs[PROTO + m] = TensorSpec((classes, study.embedding), m)
+    for m, modality in study.modalities.items():
+        normed = modality.encoder.get("norm", "layer") == "layer"
+        bound = GAIN_BOUND * study.embedding**0.5 if normed else LENGTH_BOUND
+        specs[PROTO + m] = TensorSpec((classes, study.embedding), m, bound)
         specs[COUNT + m] = TensorSpec((classes,), m, COUNT_BOUND[weight])
     return Contract(specs)
 
@@ -120,10 +127,14 @@ def known_prototypes(state: State, modality: str) -> tuple[Tensor, Tensor]:
 
 
 def statistics_metrics(found: Statistics, minimum_cell: int) -> dict[str, float]:
-    """Norm and separation of the site's own class means, and embedding variance, by modality."""
+    """Norm and separation of the site's own class means, and embedding variance, by modality.
+
+    Each only over a smallest cell of patients or more.
+    """
     metrics: dict[str, float] = {}
     for m, statistics in found.items():
-        metrics[f"embedding_variance/{m}"] = statistics.variance
+        if int(statistics.class_count.sum()) >= minimum_cell:
+            metrics[f"embedding_variance/{m}"] = statistics.variance
         votes = voting_rows(statistics, minimum_cell)
         norm, apart = separation(statistics.means, votes)
         if int(votes.sum()) >= 1:

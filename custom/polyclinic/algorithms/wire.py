@@ -18,7 +18,9 @@ from polyclinic.training import initialise, require
 
 WeightRule = Literal["n_k", "n", "uniform"]
 WEIGHT_RULES: tuple[WeightRule, ...] = ("n_k", "n", "uniform")
-UPDATE_BOUND = 100.0
+# Of the entries of one round's differences. Adam moves a weight by about its learning rate a step
+# at most: 1e-2 times a thousand steps is 10.
+UPDATE_BOUND = 10.0
 INITIAL = "initial"
 
 

@@ -7,9 +7,11 @@ change them. An update is folded as it comes, so memory does not grow with the n
 from collections.abc import Mapping
 
 from polyclinic.algorithms.base import Server
-from polyclinic.exchange import Contract, State
+from polyclinic.exchange import Contract, State, Update
+from polyclinic.flare.census import Announcement
 from polyclinic.flare.convert import Reply
 from polyclinic.flare.guard import Refused, UpdateGuard
+from polyclinic.flare.shares import ceiling
 from polyclinic.flare.tally import by_group
 from polyclinic.storage import require_contract
 from polyclinic.study import Study
@@ -22,22 +24,32 @@ class UpdateAggregator:
         server: the algorithm's server half.
         study: what it was built for.
         contract: of that server and study.
-        most_patients: largest weight a site may claim.
+        most_share: largest part of the patients of a mean that one site may weigh, of those that
+            the census announced; 1 leaves every weight as it came.
     """
 
     def __init__(
-        self, server: Server, study: Study, contract: Contract, most_patients: int = 1_000_000
+        self, server: Server, study: Study, contract: Contract, most_share: float = 1.0
     ) -> None:
         self._server, self._study, self._contract = server, study, contract
-        self.guard = UpdateGuard(contract, most_patients)
+        self._most_share = most_share
+        self.guard = UpdateGuard(contract)
         self._state = State({})
-        self._held: Mapping[str, tuple[str, ...]] = {}
+        self._census: Mapping[str, Announcement] = {}
+        self._ceilings: dict[str, float] = {}
         self._t = 0
         self._heard: dict[str, dict[str, int]] = {}
 
-    def open(self, state: State, t: int, held: Mapping[str, tuple[str, ...]]) -> None:
+    def open(self, state: State, t: int, census: Mapping[str, Announcement]) -> None:
         """Begin round ``t`` on the state that the sites were sent."""
-        self._state, self._t, self._held, self._heard = state, t, held, {}
+        self._state, self._t, self._census, self._heard = state, t, census, {}
+        names = {name for said in census.values() for name in said.counts}
+        self._ceilings = {
+            name: ceiling(
+                {s: said.counts.get(name, 0.0) for s, said in census.items()}, self._most_share
+            )
+            for name in sorted(names)
+        }
         self._server.begin(self._study, state, t)
 
     def accept(self, site: str, reply: Reply) -> dict[str, float]:
@@ -48,11 +60,13 @@ class UpdateAggregator:
         """
         if site in self._heard:
             raise Refused("duplicate", expected="one answer a round", got="a second one")
-        if site not in self._held:
+        if site not in self._census:
             raise Refused("census", expected="a site that answered the census", got="another")
-        update = self.guard.check(reply, self._held[site], self._t)
+        said = self._census[site]
+        update = self.guard.check(reply, said.modalities, said.counts, self._t)
         metrics = self.guard.check_metrics(reply)
-        self._server.accept(site, update)
+        weights = {n: min(v, self._ceilings.get(n, v)) for n, v in update.scalars.items()}
+        self._server.accept(site, Update(update.tensors, weights))
         self._heard[site] = by_group(update.tensors)
         return metrics
 

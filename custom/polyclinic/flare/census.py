@@ -2,16 +2,18 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from nvflare.apis.dxo import DataKind
 
 from polyclinic.flare.convert import Reply, is_number
-from polyclinic.flare.guard import Refused
+from polyclinic.flare.guard import MOST_PATIENTS, Refused
 from polyclinic.ledger import Record
 from polyclinic.study import Study
 
 _QUARANTINED = "quarantined."
-_WORD = re.compile(r"^[A-Za-z0-9_.+-]{1,64}$")
+_WORD = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
+_MOST_FILES = 1e9
 
 
 @dataclass(frozen=True)
@@ -40,37 +42,62 @@ class Announcement:
         }
 
 
-def read_census(reply: Reply, study: Study) -> Announcement:
+def read_census(reply: Reply, study: Study, most_patients: int = MOST_PATIENTS) -> Announcement:
     """A site's announcement, checked against the study.
 
+    Args:
+        most_patients: largest count a site may claim.
+
     Raises:
-        Refused: reasons kind, study (another study than the job's), modalities, scalars.
+        Refused: reasons kind, study (another study than the job's), modalities, scalars, weight.
     """
     if reply.kind != DataKind.METRICS.value or reply.tensors:
         raise Refused("kind", expected="facts only", got="another kind of message")
     said = reply.scalars
-    if said.get("fingerprint") != study.fingerprint():
+    fingerprint = said.get("fingerprint")
+    if not isinstance(fingerprint, str) or fingerprint != study.fingerprint():
         raise Refused("study", expected="the job's study", got="another fingerprint")
     held = said.get("modalities")
-    if not isinstance(held, list) or not held or not set(map(str, held)) <= set(study.modalities):
+    plain = isinstance(held, list) and all(isinstance(m, str) for m in held)
+    if not plain or not held or not set(held) <= set(study.modalities):
         raise Refused("modalities", expected="modalities of the study", got="others, or none")
-    modalities = tuple(sorted({str(m) for m in held}))
+    modalities = tuple(sorted(set(held)))
+    version = said.get("version")
+    return Announcement(
+        modalities,
+        _counts(said, modalities, most_patients),
+        _quarantined(said),
+        version if isinstance(version, str) and _WORD.fullmatch(version) else "",
+    )
+
+
+def _counts(
+    said: dict[str, Any], modalities: tuple[str, ...], most_patients: int
+) -> dict[str, float]:
+    """``n`` and ``n.<modality>``, no modality with more patients than there are."""
     names = ("n", *(f"n.{m}" for m in modalities))
     counts = {name: said[name] for name in names if name in said}
+    if "n" not in counts or not all(is_number(n) for n in counts.values()):
+        raise Refused("scalars", expected="counts of patients", got="others, or none")
+    told = {name: float(n) for name, n in counts.items()}
+    if not all(0 <= n <= told["n"] <= most_patients for n in told.values()):
+        raise Refused(
+            "weight", expected=f"0 <= n.<modality> <= n <= {most_patients}", got="other counts"
+        )
+    return told
+
+
+def _quarantined(said: dict[str, Any]) -> dict[str, int]:
+    """Files and rows set aside, by reason code."""
     quarantined = {
         name.removeprefix(_QUARANTINED): count
         for name, count in said.items()
         if isinstance(name, str) and name.startswith(_QUARANTINED)
     }
-    numbers = [*counts.values(), *quarantined.values()]
-    if not all(is_number(count) and count >= 0 for count in numbers):
-        raise Refused("scalars", expected="counts", got="others")
-    if not all(_WORD.match(reason) for reason in quarantined):
-        raise Refused("scalars", expected="quarantine counts by reason", got="others")
-    version = str(said.get("version", ""))
-    return Announcement(
-        modalities,
-        {name: float(count) for name, count in counts.items()},
-        {reason: int(count) for reason, count in quarantined.items()},
-        version if _WORD.match(version) else "",
+    good = all(
+        _WORD.fullmatch(reason) and is_number(count) and 0 <= count <= _MOST_FILES
+        for reason, count in quarantined.items()
     )
+    if not good:
+        raise Refused("scalars", expected="quarantine counts by reason", got="others")
+    return {reason: int(count) for reason, count in quarantined.items()}

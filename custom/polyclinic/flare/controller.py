@@ -22,8 +22,10 @@ import polyclinic
 from polyclinic.algorithms.base import Server
 from polyclinic.errors import PolyclinicError, QuorumLost, StudyError
 from polyclinic.flare.aggregator import UpdateAggregator
+from polyclinic.flare.archive import FEWEST_SITES
 from polyclinic.flare.bundle import check_bundle
 from polyclinic.flare.endurance import bear_with_sites
+from polyclinic.flare.guard import MOST_PATIENTS
 from polyclinic.flare.runbook import LATEST, RunBook, latest_run, run_folder
 from polyclinic.flare.study_run import STAGES, Aborted, StudyRun, Terms
 from polyclinic.study import load_study
@@ -35,10 +37,12 @@ class Rounds(Controller):
     Args:
         server: the algorithm's server half.
         rounds: number of the last round.
-        min_sites: fewest good answers for a round to count.
+        min_sites: fewest good answers for a round to count, 2 at least.
         round_deadline: seconds a round may take.
         fetch_deadline: seconds in which a site must fetch its task, or it is not waited for.
-        most_patients: largest weight a site may claim.
+        most_patients: largest number of patients a site may announce.
+        most_share: largest part of a mean's patients one site may weigh, of those announced; above
+            it a site is cut off at that part. 1, the default, believes the census.
         run: run to continue; "" starts a new one under this job's own id, "latest" continues the
             newest completed run of the same study and algorithm, at its last round.
         start_round: rounds of that run that are done.
@@ -52,7 +56,8 @@ class Rounds(Controller):
         min_sites: int = 2,
         round_deadline: float = 3600.0,
         fetch_deadline: float = 120.0,
-        most_patients: int = 1_000_000,
+        most_patients: int = MOST_PATIENTS,
+        most_share: float = 1.0,
         run: str = "",
         start_round: int = 0,
         stages: list[str] | None = None,
@@ -63,13 +68,18 @@ class Rounds(Controller):
             _refuse("a class with contract, initial, begin, accept and finish", "server")
         if not 0 <= start_round <= rounds or (start_round and not run):
             _refuse("0 <= start_round <= rounds, and a run id with start_round", "start_round")
-        if min_sites < 1 or min(round_deadline, fetch_deadline) <= 0 or most_patients < 1:
-            _refuse("positive numbers", "min_sites, the deadlines or most_patients")
+        if min_sites < FEWEST_SITES:
+            _refuse(f"{FEWEST_SITES} sites or more", "min_sites")
+        if min(round_deadline, fetch_deadline) <= 0 or most_patients < 1:
+            _refuse("positive numbers", "the deadlines or most_patients")
+        if not 0 < most_share <= 1:
+            _refuse("a part in (0, 1]", "most_share")
         if not set(wanted) <= set(STAGES):
             _refuse(f"stages among {', '.join(STAGES)}", "stages")
         self.server, self.rounds, self.min_sites = server, rounds, min_sites
         self.round_deadline, self.fetch_deadline = round_deadline, fetch_deadline
-        self.most_patients, self.run, self.start_round = most_patients, run, start_round
+        self.most_patients, self.most_share = most_patients, most_share
+        self.run, self.start_round = run, start_round
         self.stages = tuple(s for s in STAGES if s in wanted)
         self._study_run: StudyRun | None = None
 
@@ -111,6 +121,9 @@ class Rounds(Controller):
         except PolyclinicError as error:
             self.system_panic(str(error), fl_ctx)
             return
+        except Exception as error:
+            self.system_panic(self._unexpected(error, fl_ctx), fl_ctx)
+            return
         status, reason = "completed", ""
         try:
             study_run.conduct(fl_ctx, abort_signal)
@@ -121,6 +134,8 @@ class Rounds(Controller):
         except Aborted:
             status = "failed_quorum" if study_run.depleted else "aborted"
             reason = "FLARE stopped the job"
+        except Exception as error:
+            status, reason = "failed_unexpected", self._unexpected(error, fl_ctx)
         state = study_run.state
         try:
             facts = {"status": status, "reason": reason, "round": state.round, "run": self.run}
@@ -130,6 +145,15 @@ class Rounds(Controller):
         self.log_info(fl_ctx, f"run {self.run} ended: {status}")
         if status != "completed":
             self.system_panic(reason, fl_ctx)
+
+    def _unexpected(self, error: Exception, fl_ctx: FLContext) -> str:
+        """A sentence for an exception that nobody foresaw; its traceback goes to the server's log.
+
+        Without it FLARE would show no more than a class name, and the ledger would have no end.
+        """
+        kind = type(error).__name__
+        self.log_exception(fl_ctx, f"{kind} in the run")
+        return f"{kind} in the server's half of the run; see the server's log (researcher)."
 
     def _open(self, fl_ctx: FLContext) -> tuple[RunBook, StudyRun]:
         """The run book, and the run at the state it starts from.
@@ -170,8 +194,9 @@ class Rounds(Controller):
             self.round_deadline,
             self.fetch_deadline,
             self.stages,
+            self.most_patients,
         )
-        aggregator = UpdateAggregator(self.server, study, contract, self.most_patients)
+        aggregator = UpdateAggregator(self.server, study, contract, self.most_share)
         self._study_run = StudyRun(self, terms, study, contract, aggregator, book, state)
         return book, self._study_run
 

@@ -94,7 +94,7 @@ def read_reply(shareable: Shareable) -> Reply:
     """
     code = shareable.get_return_code()
     if code not in (None, "", ReturnCode.OK):
-        raise _malformed("an answer", f"return code {code}")
+        raise _malformed("an answer", "another return code")
     try:
         dxo = from_shareable(shareable)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -108,10 +108,16 @@ def read_reply(shareable: Shareable) -> Reply:
 
 
 def is_number(value: object) -> bool:
-    """True for a finite int or float, Python's or NumPy's; booleans and text are not numbers."""
+    """True for a finite int or float, Python's or NumPy's; booleans and text are not numbers.
+
+    Neither is an integer that no float can hold.
+    """
     if isinstance(value, bool | np.bool_):
         return False
-    return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _dict(value: object) -> dict[str, Any]:

@@ -10,24 +10,27 @@ Guarantees: an update that ``check`` returns
       modalities that the site announced, so only complete groups;
     * has for each name the exact dtype and shape (nothing is broadcast), finite entries, and no
       entry larger in magnitude than the contract allows;
-    * claims between 1 and ``most_patients`` training patients, as real numbers;
+    * claims at least one training patient, and of no count more than its site announced in the
+      census, which in turn is at most ``most_patients``;
     * answers the round that is open.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from nvflare.apis.dxo import DataKind
 
 from polyclinic.errors import ContractViolation
-from polyclinic.exchange import Contract, TensorSpec, Update
+from polyclinic.exchange import STORE, Contract, TensorSpec, Update
 from polyclinic.flare.convert import Reply, is_number
 
-_SCALAR = re.compile(r"^(t|round|n(\.[a-z][a-z0-9_]{0,31})?)$")
-_METRIC = re.compile(r"^[a-z][a-z0-9_+./-]{0,95}$")
+_SCALAR = re.compile(r"t|round|n(\.[a-z][a-z0-9_]{0,31})?")
+_METRIC = re.compile(r"[a-z][a-z0-9_+./-]{0,95}")
 MOST_METRICS = 512
+MOST_PATIENTS = 100_000
+_COUNT = STORE + "count."
 
 
 class Refused(ContractViolation):
@@ -46,18 +49,19 @@ class UpdateGuard:
 
     Attributes:
         contract: every tensor that may cross the wall.
-        most_patients: largest weight a site may claim.
     """
 
     contract: Contract
-    most_patients: int = 1_000_000
 
-    def check(self, reply: Reply, held: Iterable[str], t: int) -> Update:
+    def check(
+        self, reply: Reply, held: Iterable[str], counts: Mapping[str, float], t: int
+    ) -> Update:
         """The update of a training reply.
 
         Args:
             reply: what came.
             held: modalities that the site announced in its census.
+            counts: ``n`` and ``n.<modality>`` that it announced; a count it did not announce is 0.
             t: the round that is open.
 
         Raises:
@@ -71,9 +75,10 @@ class UpdateGuard:
         for name, spec in self.contract.specs.items():
             if name in reply.tensors:
                 _check_tensor(name, reply.tensors[name], spec)
-        scalars = self._check_scalars(reply, modalities)
+        scalars = _check_scalars(reply, modalities, counts)
         if scalars.pop("t", None) != t:
             raise Refused("stale", expected=f"an answer to round {t}", got="another round's")
+        _check_class_counts(reply, counts)
         self.check_metrics(reply)
         return Update(dict(reply.tensors), scalars)
 
@@ -84,7 +89,7 @@ class UpdateGuard:
             Refused: ``metrics`` when one is not a finite number under a plain name.
         """
         good = len(reply.metrics) <= MOST_METRICS and all(
-            isinstance(name, str) and _METRIC.match(name) and is_number(value)
+            isinstance(name, str) and _METRIC.fullmatch(name) and is_number(value)
             for name, value in reply.metrics.items()
         )
         if not good:
@@ -99,21 +104,30 @@ class UpdateGuard:
             got = f"{len(came - names)} unknown, {len(names - came)} missing"
             raise Refused("names", expected=f"exactly the {len(names)} names it holds", got=got)
 
-    def _check_scalars(self, reply: Reply, held: frozenset[str]) -> dict[str, float]:
-        """The scalars as floats: counts of patients, in all and by announced modality."""
-        allowed = {"t", "round", "n", *(f"n.{m}" for m in held)}
-        for name, value in reply.scalars.items():
-            if not isinstance(name, str) or not _SCALAR.match(name) or name not in allowed:
-                raise Refused("scalars", expected="patient counts", got="another scalar")
-            if not is_number(value):
-                raise Refused("weight", expected=f"a finite number as '{name}'", got="another")
-            if name.startswith("n") and not 0 <= value <= self.most_patients:
-                raise Refused(
-                    "weight", expected=f"'{name}' in [0, {self.most_patients}]", got="other"
-                )
-        if not reply.scalars.get("n", 0) >= 1:
-            raise Refused("weight", expected="at least one training patient", got="fewer")
-        return {name: float(value) for name, value in reply.scalars.items()}
+
+def _check_scalars(
+    reply: Reply, held: frozenset[str], counts: Mapping[str, float]
+) -> dict[str, float]:
+    """The scalars as floats: counts of patients, in all and by announced modality."""
+    allowed = {"t", "round", "n", *(f"n.{m}" for m in held)}
+    for name, value in reply.scalars.items():
+        if not isinstance(name, str) or not _SCALAR.fullmatch(name) or name not in allowed:
+            raise Refused("scalars", expected="patient counts", got="another scalar")
+        if not is_number(value):
+            raise Refused("weight", expected=f"a finite number as '{name}'", got="another")
+        if name.startswith("n") and not 0 <= value <= counts.get(name, 0.0):
+            raise Refused("weight", expected=f"no more of '{name}' than announced", got="more")
+    if not reply.scalars.get("n", 0) >= 1:
+        raise Refused("weight", expected="at least one training patient", got="fewer")
+    return {name: float(value) for name, value in reply.scalars.items()}
+
+
+def _check_class_counts(reply: Reply, counts: Mapping[str, float]) -> None:
+    """Raise when a tensor claims more patients of a class than were announced in all."""
+    for name, value in reply.tensors.items():
+        most = counts.get(f"n.{name.removeprefix(_COUNT)}", 0.0)
+        if name.startswith(_COUNT) and not (value.min() >= 0 and value.max() <= most):
+            raise Refused("weight", expected=f"no more in '{name}' than announced", got="more")
 
 
 def _check_tensor(name: str, value: object, spec: TensorSpec) -> None:

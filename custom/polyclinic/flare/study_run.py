@@ -52,6 +52,7 @@ class Terms:
         round_deadline: seconds a round may take.
         fetch_deadline: seconds in which a site must fetch its task, or it is not waited for.
         stages: which of ``STAGES`` are run.
+        most_patients: largest number of patients a site may announce.
     """
 
     run: str
@@ -60,6 +61,7 @@ class Terms:
     round_deadline: float
     fetch_deadline: float
     stages: tuple[str, ...]
+    most_patients: int
 
 
 class StudyRun:
@@ -91,12 +93,12 @@ class StudyRun:
         self.attendance = Attendance()
         self.bulletin = Bulletin(controller)
         self._sites: tuple[str, ...] = ()
-        self._held: dict[str, tuple[str, ...]] = {}
+        self._announced: dict[str, Announcement] = {}
 
     @property
     def depleted(self) -> bool:
         """True when fewer sites are alive than a round needs."""
-        alive = set(self._held or self._sites) - self.attendance.lost
+        alive = set(self._announced or self._sites) - self.attendance.lost
         return bool(self._sites) and len(alive) < self._terms.min_sites
 
     def conduct(self, fl_ctx: FLContext, abort: Signal) -> None:
@@ -128,13 +130,16 @@ class StudyRun:
         announced: dict[str, Announcement] = {}
 
         def read(site: str, answer: Shareable) -> None:
-            announced[site] = read_census(read_reply(answer), self._study)
+            announced[site] = read_census(
+                read_reply(answer), self._study, self._terms.most_patients
+            )
 
         empty, head = State({}, self.state.round), self._head(CENSUS)
         tally = self._ask(CENSUS, {s: task_data(empty, head) for s in self._sites}, read)
-        self._held = {site: announced[site].modalities for site in sorted(announced)}
-        self._slices = SliceForSite(self._contract, self._held)
-        told = {site: announced[site].record() for site in self._held}
+        self._announced = {site: announced[site] for site in sorted(announced)}
+        held = {site: said.modalities for site, said in self._announced.items()}
+        self._slices = SliceForSite(self._contract, held)
+        told = {site: said.record() for site, said in self._announced.items()}
         self._book.write(CENSUS, {"sites": told, **tally.record()})
         if len(announced) < self._terms.min_sites:
             raise self._too_few("the census")
@@ -144,7 +149,7 @@ class StudyRun:
         start = time.monotonic()
         self._fl_ctx.set_prop(AppConstants.CURRENT_ROUND, t, private=True, sticky=False)
         self._controller.fire_event(AppEventType.ROUND_STARTED, self._fl_ctx)
-        self._aggregator.open(self.state, t, self._held)
+        self._aggregator.open(self.state, t, self._announced)
         metrics: dict[str, dict[str, float]] = {}
 
         def fold(site: str, answer: Shareable) -> None:
@@ -196,11 +201,15 @@ class StudyRun:
         }
 
     def _questions(self, stage: str, t: int) -> tuple[dict[str, Shareable], Record]:
-        """Each site's task, and the bytes of tensors in it by site and group."""
+        """Each site's task, and the bytes of tensors in it by site and group.
+
+        ``sites`` is how many answered the census: a site may refuse a mean of too few.
+        """
         questions, sent = {}, {}
-        for site in self._held:
+        head = {**self._head(stage), "t": t, "sites": len(self._announced)}
+        for site in self._announced:
             cut = self._slices.of(self.state, site)
-            questions[site] = task_data(cut, {**self._head(stage), "t": t})
+            questions[site] = task_data(cut, head)
             sent[site] = by_group(cut.tensors)
         return questions, sent
 

@@ -9,15 +9,16 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
-from polyclinic.errors import ContractViolation
+from polyclinic.errors import ContractViolation, PolyclinicError
 from polyclinic.exchange import Tensors, group_of
 from polyclinic.flare.convert import ERROR
 from polyclinic.flare.gathering import Gathering, Outcome
 from polyclinic.flare.guard import Refused
 from polyclinic.ledger import Record
 
+MALFORMED = "malformed"
 Take = Callable[[str, Shareable], None]
-_CODE = re.compile(r"^[A-Za-z_]{1,48}$")
+_CODE = re.compile(r"[A-Za-z_]{1,48}")
 
 
 @dataclass
@@ -51,19 +52,25 @@ def gather(gathering: Gathering, take: Take, fl_ctx: FLContext, abort: Signal) -
     """Ask, hand every answer to ``take``, and tell what came of it.
 
     An answer with an error code, or one that ``take`` refuses, is noted and changes nothing else.
+    An answer may hold anything in any place, so reading it may raise anything; that is the site's
+    fault and its alone. What is wrong with the server itself passes.
     """
     tally = Tally(outcome=gathering.outcome)
     for site, answer in gathering.answers(fl_ctx, abort):
-        code = answer.get_return_code()
-        if code not in (None, "", ReturnCode.OK):
-            tally.failed[site] = _own_words(answer, str(code))
-            continue
         try:
-            take(site, answer)
+            code = answer.get_return_code()
+            if code in (None, "", ReturnCode.OK):
+                take(site, answer)
+            else:
+                tally.failed[site] = _own_words(answer, str(code))
         except Refused as refusal:
             tally.refused[site] = refusal.reason
         except ContractViolation:
-            tally.refused[site] = "malformed"
+            tally.refused[site] = MALFORMED
+        except PolyclinicError:
+            raise
+        except Exception:
+            tally.refused[site] = MALFORMED
     return tally
 
 
@@ -80,6 +87,6 @@ def _own_words(answer: Shareable, code: str) -> str:
     head = answer.get_header(ERROR)
     word = head.get("code") if isinstance(head, dict) else None
     for said in (word, code):
-        if isinstance(said, str) and _CODE.match(said):
+        if isinstance(said, str) and _CODE.fullmatch(said):
             return said
     return "unknown"
