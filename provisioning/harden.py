@@ -1,6 +1,7 @@
 """What polyclinic writes over a kit that FLARE made: policy files, start gate, modes."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,12 +109,34 @@ def site_settings(consortium: Consortium, hospital: Hospital) -> str:
         "minimum_sites": consortium.minimum_sites,
         "cohorts": cohorts,
     }
-    head = (
-        "# This hospital's own facts; they never leave it. Set every root to where its data lie.\n"
-    )
-    return head + yaml.safe_dump(settings, sort_keys=False)
+    text = yaml.safe_dump(settings, sort_keys=False)
+    for line, comment in _CHOICES:
+        text = re.sub(line, rf"\g<0>\n{comment}", text, flags=re.MULTILINE)
+    return _HEAD.format(name=hospital.name) + text
 
 
+_HEAD = """\
+# This hospital's own facts; they never leave it. Set every root to where its data lie; lines that
+# are commented out are choices, see docs/prepare-your-data.md.
+#
+# To try the kit with the demo ('polyclinic data generate demo'): copy the modalities block of
+# demo/{name}/polyclinic.yaml over the one below, set root to that folder, and max_loss_fraction to
+# 0.05, because some of the demo's files are broken on purpose.
+"""
+# What may follow a line of the settings, with the indent of that line.
+_CHOICES = (
+    (
+        r"^minimum_sites: .*",
+        "# minimum_cell: 11          # no count, and no class mean, of fewer patients leaves\n"
+        "# max_loss_fraction: 0.01   # share of patients that may be set aside before a job stops",
+    ),
+    (r"^( +)table: .*", r"\1# units: log2 ratio      # as the study names them"),
+    (
+        r"^( +)folder: .*",
+        r"\1# layout: clam           # or trident, stamp" + "\n"
+        r"\1# extractor: uni_v1      # as the study names it",
+    ),
+)
 _TABLES = ("vector", "series")
 
 

@@ -6,13 +6,18 @@ import yaml
 
 
 def place_empty_cohort(kit: Path, root: Path) -> None:
-    """A folder and a manifest without patients: enough for a site to start."""
+    """A manifest without patients and empty files and folders: enough for a site to start."""
     root.mkdir(parents=True)
     (root / "manifest.csv").write_text("patient_id,label\n")
     path = kit / "local" / "polyclinic.yaml"
     settings = yaml.safe_load(path.read_text())
     for cohort in settings["cohorts"].values():
         cohort["root"] = str(root)
+        for source in cohort["modalities"].values():
+            if "table" in source:
+                (root / source["table"]).touch()
+            else:
+                (root / source["folder"]).mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(settings))
 
 

@@ -1,6 +1,7 @@
 """Kits made once, copied for every test that spoils one."""
 
 import shutil
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,12 @@ from kits import make_kits  # noqa: E402
 
 @pytest.fixture(scope="session")
 def description() -> Consortium:
-    """The consortium that the repository describes."""
-    return load_consortium(REPO / "provisioning" / "consortium.yaml")
+    """The consortium that the repository describes, on a port that is free here."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    told = load_consortium(REPO / "provisioning" / "consortium.yaml")
+    return told.model_copy(update={"server": told.server.model_copy(update={"port": port})})
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +46,9 @@ def kit(made: Path, tmp_path: Path) -> Callable[[str], Path]:
             root = tmp_path / "cohort"
             root.mkdir(exist_ok=True)
             (root / "manifest.csv").write_text("patient_id,label\n")
+            (root / "wsi").mkdir(exist_ok=True)
+            for table in ("cnv.parquet", "metadata.parquet"):
+                (root / table).touch()
             content["cohorts"]["demo"]["root"] = str(root)
             settings.write_text(yaml.safe_dump(content))
         return folder

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,24 @@ def test_the_text_names_the_remedy(kit: Kits, capsys: pytest.CaptureFixture[str]
     (broken / "startup" / "client.key").chmod(0o640)
     assert main(str(broken)) == 1
     assert "run chmod 600 on startup/client.key" in capsys.readouterr().err
+
+
+def test_what_start_sh_warned_of_the_inner_script_does_not_say_again(
+    kit: Kits, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warned = kit("site-1")
+    with tempfile.TemporaryDirectory() as storage:
+        settings(warned, storage=storage)
+        assert main(str(warned)) == 0
+        assert "warning: storage-inside" in capsys.readouterr().err
+        assert main(str(warned), "--no-warnings") == 0
+        assert capsys.readouterr().err == ""
+        settings(warned, storage=storage, minimum_sites=1)
+        assert main(str(warned), "--no-warnings") == 1
+        assert "refused: quorum" in capsys.readouterr().err
+    start, inner = ((warned / "startup" / f"{n}.sh").read_text() for n in ("start", "sub_start"))
+    assert "POLYCLINIC_WARNED=yes $DIR/sub_start.sh" in start
+    assert '"$KIT_WORKSPACE" ${POLYCLINIC_WARNED:+--no-warnings} || exit 1' in inner
 
 
 def test_a_kit_straight_from_flare_does_not_start(description: Consortium, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """What make_kits.sh writes: hardened kits, closed files, certificates that fit."""
 
 import json
+import re
 import shutil
 import stat
 import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -87,6 +89,26 @@ def test_a_site_is_told_what_it_said_it_holds(description: Consortium, made: Pat
         assert settings.storage == str((made / hospital.name / "storage").resolve())
         announced = read(made / hospital.name / "local" / "resources.json")["modalities"]
         assert announced == list(hospital.modalities)
+
+
+def test_the_choices_of_a_site_stand_ready_as_comments(made: Path) -> None:
+    """Without its mark each is a line that the settings take, at the place where it stands."""
+    path = made / "site-2" / "local" / "polyclinic.yaml"
+    choices = re.sub(r"^( *)# (\w+: \S+.*  # )", r"\1\2", path.read_text(), flags=re.MULTILINE)
+    chosen = path.with_name("chosen.yaml")
+    chosen.write_text(choices)
+    try:
+        told = load_settings(chosen)
+    finally:
+        chosen.unlink()
+    held = told.cohort("demo").modalities
+    assert (told.minimum_cell, told.max_loss_fraction) == (11, 0.01)
+    assert {m: s.units for m, s in held.items()} == {
+        "wsi": "",
+        "cnv": "log2 ratio",
+        "metadata": "log2 ratio",
+    }
+    assert (held["wsi"].layout, held["wsi"].extractor) == ("clam", "uni_v1")
 
 
 def test_certificates_have_long_keys_the_chosen_lifetime_and_the_servers_names(
@@ -174,11 +196,68 @@ def test_the_start_gate_is_not_placed_into_a_script_it_does_not_know(tmp_path: P
         _replace(script, "$DIR/sub_start.sh &", "gate")
 
 
-def test_the_command_prints_where_the_kits_are_and_ends_with_4_on_a_wrong_description(
+DESCRIPTION = Path(__file__).resolve().parents[2] / "provisioning" / "consortium.yaml"
+SCRIPT = DESCRIPTION.with_name("make_kits.sh")
+
+
+def test_the_command_tells_people_and_programs_where_the_kits_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    description = Path(__file__).resolve().parents[2] / "provisioning" / "consortium.yaml"
-    assert main([str(description), str(tmp_path / "out")]) == 0
-    assert Path(json.loads(capsys.readouterr().out)["kits"]).is_dir()
-    assert main([str(tmp_path / "none.yaml"), str(tmp_path / "out")]) == 4
-    assert "consortium engineer" in capsys.readouterr().err
+    assert main([str(DESCRIPTION), str(tmp_path), "--format", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)["data"]
+    assert Path(told["kits"]).is_dir()
+    assert {"coordinator", *SITES} < set(told["participants"])
+    assert main([str(DESCRIPTION), str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "hospital, metadata, wsi" in text
+    assert f"root key, to be locked away: {tmp_path}/polyclinic-demo/state" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "arguments are required: description, out"),
+        (["none.yaml", "out"], "'none.yaml' as readable YAML, got no such file"),
+        (["none.yaml", "out", "--formt", "json"], "unrecognized arguments: --formt"),
+    ],
+)
+def test_wrong_input_ends_with_4_and_one_sentence(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 4
+    told = " ".join(capsys.readouterr().err.split())
+    assert words in told
+    assert told.endswith("(consortium engineer).")
+
+
+# -- the Python that kits are made and started with -----------------------------------------------
+
+
+def bare(**more: str) -> dict[str, str]:
+    """An environment in which no virtual environment is active."""
+    return {"PATH": "/usr/bin:/bin", **more}
+
+
+@pytest.mark.parametrize("script", ["start.sh", "sub_start.sh"])
+def test_a_start_without_polyclinic_is_told_in_one_sentence(made: Path, script: str) -> None:
+    path = made / "site-1" / "startup" / script
+    done = subprocess.run([path], env=bare(), capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("Expected a Python with polyclinic and nvflare, got 'python3'")
+
+
+def test_a_start_takes_the_python_it_is_told_and_asks_its_doctor(made: Path) -> None:
+    """The kit as made has no data yet, so that nothing is left running."""
+    path = made / "site-1" / "startup" / "start.sh"
+    env = bare(POLYCLINIC_PYTHON=sys.executable)
+    done = subprocess.run([path], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "refused: cohorts: the folder of cohort 'demo' is not there" in done.stderr
+
+
+def test_make_kits_says_which_python_it_needs(tmp_path: Path) -> None:
+    env = bare(POLYCLINIC_PYTHON="/usr/bin/false")
+    done = subprocess.run([SCRIPT], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert "got none among: /usr/bin/false;" in done.stderr

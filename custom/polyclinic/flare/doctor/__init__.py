@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from polyclinic.errors import PolyclinicError
-from polyclinic.flare.doctor import certificates, files, host, policies
+from polyclinic.flare.doctor import certificates, cohorts, files, host, policies, port
 from polyclinic.flare.doctor.kit import Finding, Kit, Report, failed
 
 Check = Callable[[Kit], Iterator[Finding]]
@@ -38,11 +38,11 @@ SITE: tuple[Check, ...] = (
     policies.log_streaming_off,
     host.device,
     host.quorum,
-    host.cohorts,
+    cohorts.cohorts,
 )
 CHECKS = {
     "admin": EVERYONE,
-    "server": EVERYONE + RUNNING,
+    "server": (*EVERYONE, *RUNNING, port.server_port),
     "site": EVERYONE + RUNNING + SITE,
 }
 

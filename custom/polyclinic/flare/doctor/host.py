@@ -94,33 +94,5 @@ def quorum(kit: Kit) -> Iterator[Finding]:
         )
 
 
-def cohorts(kit: Kit) -> Iterator[Finding]:
-    """Every cohort's folder and manifest can be read; what is in them is ``data check``'s work."""
-    own = _settings(kit)
-    if not own.cohorts:
-        yield failed(
-            "cohorts",
-            "polyclinic.yaml declares no cohort",
-            "declare one under 'cohorts'",
-            "data manager",
-        )
-    for name, cohort in own.cohorts.items():
-        root = Path(cohort.root)
-        if not (root.is_dir() and os.access(root, os.R_OK | os.X_OK)):
-            yield failed(
-                "cohorts",
-                f"the folder of cohort '{name}' cannot be read",
-                "set its 'root' in polyclinic.yaml to where the data lie",
-                "data manager",
-            )
-        elif not os.access(root / cohort.manifest, os.R_OK):
-            yield failed(
-                "cohorts",
-                f"the manifest of cohort '{name}' cannot be read",
-                "put the manifest into the cohort's folder, or name it under 'manifest'",
-                "data manager",
-            )
-
-
 def _settings(kit: Kit) -> SiteSettings:
     return load_settings(kit.local / "polyclinic.yaml")
