@@ -75,6 +75,26 @@ def test_only_a_class_defined_under_the_algorithms_is_built(path: object) -> Non
 
 
 @pytest.mark.parametrize(
+    "spec",
+    [
+        {"path": "polyclinic.algorithms.hunter2.Client"},
+        {"path": "hunter2"},
+        {"path": FEDMM + "Client", "args": {"hunter2": 1}},
+        {"path": FEDMM + "Client", "args": {"norm": "hunter2"}},
+        {"path": FEDMM + "Client", "args": {"epochs": "hunter2"}},
+        {"path": FEDMM + "Client", "args": {"lr": "hunter2"}},
+        {"path": FEDMM + "Client", "args": {"lr": ["hunter2"]}},
+        {"path": FEDMM + "Client", "args": "hunter2"},
+    ],
+    ids=str,
+)
+def test_no_text_of_a_job_is_repeated_in_what_a_site_says_of_it(spec: object) -> None:
+    with pytest.raises(StudyError) as caught:
+        build_half(spec)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "spec", [None, "fedmm", [], {"args": {}}, {"path": FEDMM + "Client", "args": [1]}]
 )
 def test_anything_but_path_and_args_is_refused(spec: object) -> None:
@@ -93,7 +113,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(StudyError) as caught:
         load_job(folder)
     text = str(caught.value)
-    for part in ("betta", "os.system", "rounds", "study"):
+    for part in ("fedmm.Client among epochs", "1 other", "another path", "rounds", "study"):
         assert part in text
     assert "4 problem(s)" in text
 

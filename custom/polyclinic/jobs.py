@@ -6,15 +6,14 @@ Job JSON is data that another party wrote: a dotted path is resolved only to a c
 
 import importlib
 import inspect
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from polyclinic.algorithms.base import Client, Server
 from polyclinic.errors import PolyclinicError, StudyError
-from polyclinic.study import Study, load_study
+from polyclinic.study import Study, load_study, read_json
 
 ALGORITHMS = "polyclinic.algorithms."
 CONTROLLER = "polyclinic.flare.controller.Rounds"
@@ -74,8 +73,9 @@ def load_job(folder: Path) -> Job:
 def build_half(spec: object) -> object:
     """An instance from ``{"path": ..., "args": {...}}`` with a path under the algorithms.
 
-    Only a class defined in the module its path names is built: a path must not reach what such a
-    module merely imports.
+    Only a dataclass defined in the module its path names is built: a path must not reach what such
+    a module merely imports. A site says these errors to the server, so none repeats a text of the
+    job: FLARE may have put something of the site's into it.
 
     Raises:
         StudyError: another path, unknown arguments, or values the class refuses.
@@ -86,13 +86,18 @@ def build_half(spec: object) -> object:
     kind = _class_at(path)
     if not isinstance(args, Mapping):
         raise _wrong(f"an object as 'args' of {path}", type(args).__name__)
-    unknown = sorted(set(args) - set(inspect.signature(kind).parameters))
+    known = inspect.signature(kind).parameters
+    unknown = set(args) - set(known)
     if unknown:
-        raise _wrong(f"arguments that {path} takes", ", ".join(f"'{u}'" for u in unknown))
+        raise _wrong(f"arguments of {path} among {', '.join(known)}", f"{len(unknown)} other(s)")
     try:
-        built: object = kind(**args)
+        inspect.signature(kind).bind(**args)
     except TypeError as error:
         raise _wrong(f"arguments that {path} takes", str(error)) from None
+    try:
+        built: object = kind(**args)
+    except (TypeError, ValueError) as error:
+        raise _wrong(f"values that {path} takes", f"others ({type(error).__name__})") from None
     return built
 
 
@@ -105,15 +110,15 @@ def _class_at(path: str) -> type:
             kind = getattr(importlib.import_module(module_name), class_name, None)
         except ImportError:
             kind = None
-    if not inspect.isclass(kind) or kind.__module__ != module_name:
-        raise _wrong(f"a class defined under {ALGORITHMS[:-1]}", f"'{path}'")
+    if not inspect.isclass(kind) or kind.__module__ != module_name or not is_dataclass(kind):
+        raise _wrong(f"the path of a class defined under {ALGORITHMS[:-1]}", "another path")
     return kind
 
 
 def _component(path: Path, section: str, wanted: str, problems: list[str]) -> dict[str, Any]:
     """Arguments of the one component ``wanted`` in a section of a config file."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except (OSError, ValueError) as error:
         problems.append(f"{path.name}: {type(error).__name__}")
         return {}

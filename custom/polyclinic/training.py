@@ -75,10 +75,15 @@ class LocalTraining:
 
 
 def require(holds: bool, setting: str, expected: str, got: object) -> None:
-    """Raise a StudyError that names the setting unless ``holds``."""
+    """Raise a StudyError that names the setting unless ``holds``.
+
+    A number is repeated. A text is not: the error leaves the site, and FLARE may have put something
+    of the site's into it.
+    """
     if not holds:
+        told = str(got) if isinstance(got, int | float) else f"another {type(got).__name__}"
         raise StudyError(
-            expected=f"{setting} {expected}", got=str(got), remedy=f"correct '{setting}' in the job"
+            expected=f"{setting} {expected}", got=told, remedy=f"correct '{setting}' in the job"
         )
 
 

@@ -27,27 +27,33 @@ class Half:
             raise StudyError(expected="alpha >= 0", got=str(self.alpha), remedy="raise it")
 
 
-class Socket:
-    """Stands for a class of polyclinic.flare."""
+class Bound:
+    """Stands for a class of algorithms that is no half."""
 
-    def __init__(self, half, rounds=3):
-        self.half, self.rounds = half, rounds
+    def __init__(self, alpha=0.1):
+        raise AssertionError("was built")
 
 
 @pytest.fixture(autouse=True)
 def _classes(monkeypatch):
-    for name in ("polyclinic.algorithms.toy", "polyclinic.flare.toy"):
-        module = types.ModuleType(name)
-        module.Half, module.Socket, module.function = Half, Socket, print
-        monkeypatch.setitem(sys.modules, name, module)
+    module = types.ModuleType("polyclinic.algorithms.toy")
+    module.Half, module.Bound, module.function, module.ZipFile = Half, Bound, print, zipfile.ZipFile
+    monkeypatch.setitem(sys.modules, "polyclinic.algorithms.toy", module)
+    for kind in (Half, Bound):
+        monkeypatch.setattr(kind, "__module__", "polyclinic.algorithms.toy")
 
 
 def half(**args):
     return {"path": "polyclinic.algorithms.toy.Half", "args": args}
 
 
-def socket(**args):
-    return {"path": "polyclinic.flare.toy.Socket", "args": {"half": half(), **args}}
+def rounds(**args):
+    path = "polyclinic.flare.controller.Rounds"
+    return {"id": "rounds", "path": path, "args": {"server": half(), "rounds": 5, **args}}
+
+
+def executor(**args):
+    return {"path": "polyclinic.flare.executor.SiteExecutor", "args": {"client": half(), **args}}
 
 
 def good():
@@ -59,10 +65,10 @@ def good():
             "deploy_map": {"app": ["@ALL"]},
             "scope": "polyclinic",
         },
-        SERVER: {"format_version": 2, "workflows": [{"id": "rounds", **socket(rounds=5)}]},
+        SERVER: {"format_version": 2, "workflows": [rounds()]},
         CLIENT: {
             "format_version": 2,
-            "executors": [{"tasks": ["train"], "executor": socket()}],
+            "executors": [{"tasks": ["train"], "executor": executor()}],
             "task_data_filters": [],
         },
         "app/config/study.json": {
@@ -160,13 +166,13 @@ def test_meta_says_one_app_for_all_and_a_quorum_of_two(tmp_path, change, told):
 @pytest.mark.parametrize("file", [SERVER, CLIENT])
 def test_a_job_brings_no_filter(tmp_path, name, file):
     files = good()
-    files[file][name] = [{"tasks": ["train"], "filters": [socket()]}]
+    files[file][name] = [{"tasks": ["train"], "filters": [executor()]}]
     assert "a filter in a job" in faults(tmp_path, files)
 
 
 def test_a14_no_pickle_switch_passes_at_any_depth(tmp_path):
     files = good()
-    files[SERVER]["workflows"][0]["args"]["half"]["args"]["load_weights_only"] = False
+    files[SERVER]["workflows"][0]["args"]["server"]["args"]["load_weights_only"] = False
     assert "weights from a pickle" in faults(tmp_path, files)
 
 
@@ -196,6 +202,10 @@ def test_no_site_name_passes(tmp_path, value):
         ({"path": "polyclinic.algorithms.toy.Nothing"}, "there is no"),
         ({"path": "polyclinic.algorithms.nothing.Half"}, "there is no"),
         ({"path": "polyclinic.algorithms.toy.function"}, "not a class"),
+        ({"path": "polyclinic.algorithms.toy.ZipFile"}, "not a class"),
+        ({"path": "polyclinic.algorithms.toy.Bound"}, "not a class of settings"),
+        ({"path": "polyclinic.flare.admission.ZipFile"}, "not allow-listed"),
+        ({"path": "polyclinic.flare.admission.KitStorage"}, "not allow-listed"),
         ({"path": "polyclinic.algorithms.toy.Half", "args": [1]}, "not an object"),
         ({"path": "polyclinic.algorithms.toy.Half", "args": {"alfa": 1}}, "alfa"),
         ({"path": "polyclinic.algorithms.toy.Half", "args": {"alpha": -1}}, "alpha >= 0"),
@@ -203,7 +213,72 @@ def test_no_site_name_passes(tmp_path, value):
 )
 def test_every_class_is_allow_listed_and_takes_its_arguments(tmp_path, spec, told):
     files = good()
-    files[SERVER]["workflows"][0]["args"]["half"] = spec
+    files[SERVER]["workflows"][0]["args"]["server"] = spec
+    assert told in faults(tmp_path, files)
+
+
+def test_looking_at_a_job_opens_and_makes_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    precious = tmp_path / "precious.txt"
+    precious.write_text("a private key")
+    zipping = {"file": str(precious.name), "mode": "w"}
+    for path, args in (
+        ("polyclinic.flare.admission.ZipFile", zipping),
+        ("polyclinic.algorithms.toy.ZipFile", zipping),
+        ("polyclinic.flare.admission.KitStorage", {"folder": "made"}),
+        ("polyclinic.flare.admission.GuardedJobManager", {"folder": "made"}),
+    ):
+        files = good()
+        files[CLIENT]["components"] = [{"id": "x", "path": path, "args": args}]
+        files[SERVER]["workflows"][0]["args"]["server"] = {"path": path, "args": args}
+        assert faults(tmp_path, files).count("not allow-listed") == (1 if "toy" in path else 2)
+    assert precious.read_text() == "a private key"
+    assert {p.name for p in tmp_path.iterdir()} == {"precious.txt", "toy_job"}
+
+
+def test_no_half_is_built_while_anything_else_is_wrong(tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr(Half, "__post_init__", lambda self: built.append(self))
+    assert lint.check_job(written(tmp_path, good())) == []
+    assert len(built) == 2
+    files = good()
+    files["meta.json"]["scope"] = "public"
+    assert "scope" in faults(tmp_path, files)
+    assert len(built) == 2
+
+
+@pytest.mark.parametrize(
+    "value", ["{$HOME}", "{SITE_NAME}", "${secret:x}", "{@a:b=c}", "$HOME", "}"]
+)
+@pytest.mark.parametrize("file", [SERVER, CLIENT])
+def test_no_text_passes_that_flare_would_replace(tmp_path, file, value):
+    for change in ({"note": ["a " + value]}, {value: 1}):
+        told = faults(tmp_path, {**good(), file: good()[file] | change})
+        assert "a text with '{'" in told
+        assert "HOME" not in told
+
+
+@pytest.mark.parametrize("key", ["class_path", "name"])
+def test_a_class_is_named_by_path_only(tmp_path, key):
+    files = good()
+    files[SERVER]["components"] = [{"id": "x", key: "polyclinic.flare.admission.KitStorage"}]
+    assert f"the key '{key}'" in faults(tmp_path, files)
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ({"min_sites": 1}, "min_sites below 2"),
+        ({"min_sites": 0}, "min_sites below 2"),
+        ({"min_sites": True}, "min_sites below 2"),
+        ({"min_sites": "2"}, "min_sites below 2"),
+        ({"min_sites": 2.5}, "min_sites below 2"),
+        ({"min_sites": 3}, "min_sites above min_clients"),
+    ],
+)
+def test_a_round_averages_two_sites_at_least_and_no_more_than_must_be_there(tmp_path, args, told):
+    files = good()
+    files[SERVER]["workflows"] = [rounds(**args)]
     assert told in faults(tmp_path, files)
 
 

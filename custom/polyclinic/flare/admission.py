@@ -1,11 +1,12 @@
 """Who lets a job in: the server on submission, and each hospital once more on deployment.
 
-FLARE 2.9 unzips a job without a limit on its size and lets the job say how few sites are enough.
+FLARE 2.9 unzips a job without a limit on its size, lets the job say how few sites are enough, reads
+configs in formats that include files, and replaces ``{$NAME}`` in them by environment variables.
 Both sides therefore check what a job may be before it runs:
 
 * ``GuardedJobManager``  at the server: refuses a job that names too few sites, and an archive
-  that would unpack to more than a job can be, before it is stored.
-* ``SiteDeployer``       at a hospital: the same two questions with the hospital's own answers
+  that is not a job's, before it is stored.
+* ``SiteDeployer``       at a hospital: the same questions with the hospital's own answers
   (``minimum_sites`` of its ``polyclinic.yaml``), before the job's run folder is written.
 """
 
@@ -25,7 +26,8 @@ from nvflare.app_common.storages.filesystem_storage import FilesystemStorage
 from nvflare.private.fed.utils.app_deployer import AppDeployer
 
 from polyclinic.errors import PolyclinicError, SiteError, StudyError
-from polyclinic.flare.lint import Fault, archive_faults
+from polyclinic.flare.archive import SERVER, Fault, archive_faults, read_configs, rounds_faults
+from polyclinic.flare.formats import json_only
 from polyclinic.settings import load_settings
 
 
@@ -36,24 +38,40 @@ class JobArchiveRefused(StudyError):
     """
 
 
-def check_archive(archive: bytes | str) -> None:
-    """Pass an archive that promises a job of ordinary size and no way out of its folder.
+class JobConfigRefused(JobArchiveRefused):
+    """A job's files or configs are not those of a job, or its rounds average too few sites."""
 
-    Nothing is unpacked: ``zipfile`` never writes more than the size that the directory states.
+
+def check_archive(
+    archive: bytes | str, meta: Mapping[str, Any], minimum: int, *, app: bool = False
+) -> None:
+    """Pass an archive that is a job's: ordinary size, known files, plain configs, enough sites.
+
+    Nothing is unpacked: ``zipfile`` never reads more than the size that the directory states.
+
+    Args:
+        meta: the job's.
+        minimum: fewest sites that may train together here.
+        app: the archive is of the app alone, as a hospital gets it.
 
     Raises:
         JobArchiveRefused: with the first fault.
     """
+    kind = JobArchiveRefused
     try:
         with ZipFile(io.BytesIO(archive) if isinstance(archive, bytes) else archive) as unread:
             faults = archive_faults(unread)
-    except (BadZipFile, OSError, NotImplementedError) as error:
+            if not faults:
+                kind = JobConfigRefused
+                configs, faults = read_configs(unread, app=app)
+                faults += rounds_faults(configs.get(SERVER, {}), meta, minimum)
+    except (BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
         faults = [Fault("archive", type(error).__name__, "submit the job folder itself")]
     if faults:
-        raise JobArchiveRefused(
-            expected="a job archive of ordinary size and names",
+        raise kind(
+            expected="a job's archive",
             got=f"{faults[0].where}: {faults[0].what}",
-            remedy=faults[0].remedy,
+            remedy=f"{faults[0].remedy}; see 'polyclinic job show'",
         )
 
 
@@ -80,6 +98,7 @@ class GuardedJobManager(SimpleJobDefManager):
         self, folder: str, minimum_sites: int = 1, job_store_id: str = "job_store"
     ) -> None:
         super().__init__(uri_root=_in_kit(folder), job_store_id=job_store_id)
+        json_only()
         self.minimum_sites = minimum_sites
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
@@ -99,13 +118,17 @@ class GuardedJobManager(SimpleJobDefManager):
         Raises:
             JobArchiveRefused: the archive is not one of a job.
         """
-        check_archive(uploaded_content)
+        check_archive(uploaded_content, meta, self.minimum_sites)
         created: dict[str, Any] = super().create(meta, uploaded_content, fl_ctx)
         return created
 
 
 class SiteDeployer(AppDeployer):
     """A hospital's own last word before a job's files are written into a run folder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        json_only()
 
     def deploy(
         self,
@@ -119,12 +142,15 @@ class SiteDeployer(AppDeployer):
         """An empty string when the job was deployed, else why it was not."""
         try:
             settings = load_settings(Path(workspace.get_site_config_dir()) / "polyclinic.yaml")
-            check_archive(app_data)
         except PolyclinicError as error:
             return str(error)
         fault = quorum_fault(job_meta, settings.minimum_sites)
         if fault:
             return fault
+        try:
+            check_archive(app_data, job_meta, settings.minimum_sites, app=True)
+        except JobArchiveRefused as error:
+            return str(error)
         why: str = super().deploy(workspace, job_id, job_meta, app_name, app_data, fl_ctx)
         return why
 

@@ -18,6 +18,8 @@ from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.fuel.utils.class_loader import load_class
 from nvflare.widgets.widget import Widget
 
+from polyclinic.flare.formats import json_only
+
 OURS = "polyclinic."
 FILTERS = ("task_result_filters", "task_data_filters")
 FILTER_NODE = re.compile(r"^task_(result|data)_filters\b")
@@ -43,6 +45,10 @@ def refuse_reexport(path: str) -> None:
 
 class DefinedHere(Widget):
     """Refuses components whose path names something a module merely imports."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        json_only()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Look at every component before it is built."""
