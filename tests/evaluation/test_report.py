@@ -181,3 +181,63 @@ def test_repeats_are_folded_to_mean_and_standard_deviation():
     # two values 0.2 apart: variance (0.1² + 0.1²) / (2 - 1)
     assert row.spreads == {"a": pytest.approx(0.02**0.5)}
     assert row.repeats == 2
+
+
+def compare(values, repeats=2):
+    """Records with the same value in every repeat, on both tests."""
+    return {
+        "records": [
+            {"method": m, "site": "a", "repeat": i, "test": t, "metric": "auroc", "value": v}
+            for m, v in values.items()
+            for i in range(repeats)
+            for t in ("own", "pooled")
+        ]
+    }
+
+
+FEDMM = "polyclinic.algorithms.fedmm.Server"
+
+
+def test_the_page_says_which_algorithm_and_which_job_ran():
+    text = text_of(report.render([start(algorithm=FEDMM), *run()[1:]], job="fedmm_demo"))
+    assert "Algorithm: FedMM" in text
+    assert "Job fedmm_demo" in text
+
+
+def test_the_page_says_who_is_ahead_even_when_it_is_a_baseline():
+    records = [start(algorithm=FEDMM), *run()[1:]]
+    values = {"local": 0.80, "multi_fedavg": 0.87, "fedmm": 0.84}
+    text = text_of(report.render(records, comparison=compare(values)))
+    assert text.count("multi_fedavg is ahead with a mean AUROC of 0.870") == 2
+    # 0.87 - 0.84 and 0.84 - 0.80
+    assert "0.030 behind multi_fedavg and 0.040 ahead of every site training alone" in text
+
+
+@pytest.mark.parametrize(("repeats", "told"), [(1, False), (2, False), (3, True)])
+def test_a_spread_is_told_of_three_repeats_and_more(repeats, told):
+    page = report.render(run(), comparison=compare({"local": 0.8}, repeats))
+    assert ("±" in page) is told
+    assert ("whiskers" in page) is told
+
+
+def test_the_marks_of_a_modality_are_counted_with_its_prototypes():
+    sizes = {"store.count.he": 8, "store.proto.he": 256, "enc.he": 1000, "head.he": 24}
+    records = [start(), census(a=["he"]), round_(1, heard=["a"], bytes_in={"a": sizes})]
+    (row,) = report.site_rows(records)
+    assert row.groups == {"store.he": 264, "enc.he": 1000, "head.he": 24}
+    page = report.render(records)
+    assert "store.count" not in page
+    assert "264 B" in cells_of(page)
+
+
+def test_every_table_and_picture_scrolls_in_a_box_of_its_own():
+    comparison = compare({"local": 0.8})
+    page = report.render(run(), comparison=comparison)
+    for opening in ("<table>", "<img "):
+        assert page.count(opening) > 1
+        assert page.count(opening) == page.count(f'<div class="wide">{opening}')
+
+
+def test_what_a_site_does_not_tell_is_not_called_nothing():
+    assert "not told" in cells_of(report.render(run()))
+    assert "not told (fewer than the site's minimum cell)" in text_of(report.render(run()))

@@ -26,3 +26,15 @@ def test_a_text_that_a_spreadsheet_would_run_is_quoted(text):
 def test_no_number_is_a_dash_and_a_negative_one_has_a_minus_sign(value):
     assert wording.score(value) == wording.NOTHING
     assert wording.score(-0.5, 1) == "\N{MINUS SIGN}0.5"
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("polyclinic.algorithms.fedmm.Server", "FedMM"),
+        ("polyclinic.algorithms.of_mine.Server", "of_mine"),
+        ("", ""),
+    ],
+)
+def test_an_algorithm_is_told_as_papers_write_it_or_by_its_module(path, told):
+    assert wording.algorithm(path) == told

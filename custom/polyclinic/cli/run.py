@@ -1,6 +1,5 @@
 """``polyclinic run``: what came of a run, from its ledger."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +8,7 @@ import typer
 from polyclinic.cli import output
 from polyclinic.errors import CheckpointError, StudyError
 from polyclinic.ledger import read_ledger
+from polyclinic.study import read_json
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -41,7 +41,13 @@ def report(
                 remedy="point at the ledger of a run that has begun",
             )
         comparison = _json(compare) if compare else None
-        page = render(records, study=_study(ledger), comparison=comparison)
+        page = render(
+            records,
+            study=_study(ledger),
+            comparison=comparison,
+            job=_job_name(ledger),
+            methods=_methods() if comparison else None,
+        )
         _write(out, page)
         facts: dict[str, Any] = {
             "page": str(out),
@@ -105,9 +111,22 @@ def _study(ledger: Path) -> dict[str, Any]:
     return next((_json(path) for path in near if path.is_file()), {})
 
 
+def _job_name(ledger: Path) -> str:
+    """The name in the job's ``meta.json`` that was downloaded with the ledger; "" when none."""
+    near = (folder / "meta.json" for folder in ledger.parents[:4])
+    return next((str(_json(path).get("name", "")) for path in near if path.is_file()), "")
+
+
+def _methods() -> dict[str, str]:
+    """One line on every method that ``polyclinic compare`` knows."""
+    from polyclinic.algorithms.presets import METHODS  # imports torch
+
+    return {name: method.summary for name, method in METHODS.items()}
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise StudyError(
             expected=f"a JSON file at {path.name}",

@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; markers help in print.
@@ -13,7 +14,15 @@ INK, FAINT = "#1f2933", "#d5dbe1"
 Series = Mapping[str, Sequence[tuple[int, float]]]
 
 
-def lines(series: Series, order: Sequence[str], title: str) -> str:
+def auroc_limits(values: Iterable[float]) -> tuple[float, float]:
+    """From 0.5, a coin's toss, to 1, so that pictures can be compared; lower when a value is."""
+    lowest = min((v for v in values if math.isfinite(v)), default=0.5)
+    return (0.5 if lowest >= 0.5 else max(0.0, math.floor(lowest * 10) / 10)), 1.0
+
+
+def lines(
+    series: Series, order: Sequence[str], title: str, limits: tuple[float, float] | None = None
+) -> str:
     """One line per name over rounds."""
     figure, axes = _canvas()
     for i, name in enumerate(n for n in order if n in series):
@@ -22,6 +31,8 @@ def lines(series: Series, order: Sequence[str], title: str) -> str:
         axes.plot(rounds, values, label=_name(name), linewidth=1.8, markersize=4, **style)
     axes.set_xlabel("round")
     axes.set_ylabel(title)
+    if limits:
+        axes.set_ylim(*_airy(limits))
     axes.xaxis.get_major_locator().set_params(integer=True)
     _legend(axes, len(series))
     return _address(figure)
@@ -53,8 +64,8 @@ def stacked(parts: Mapping[str, Mapping[str, int]]) -> str:
     return _address(figure)
 
 
-def grouped(rows: Sequence[tuple[str, str, float, float]]) -> str:
-    """Bars of method by site with their standard deviation: (method, site, mean, spread)."""
+def grouped(rows: Sequence[tuple[str, str, float, float]], limits: tuple[float, float]) -> str:
+    """Bars of method by site: (method, site, mean, spread); a whisker where the spread is not 0."""
     methods = list(dict.fromkeys(r[0] for r in rows))
     sites = list(dict.fromkeys(r[1] for r in rows))
     figure, axes = _canvas()
@@ -75,8 +86,7 @@ def grouped(rows: Sequence[tuple[str, str, float, float]]) -> str:
             label=_name(method),
         )
     axes.set_xticks(range(len(sites)), [_name(s) for s in sites])
-    lowest = min(r[2] - r[3] for r in rows)
-    axes.set_ylim(max(0.0, min(0.5, lowest - 0.05)), 1.0)
+    axes.set_ylim(*limits)
     axes.set_ylabel("AUROC")
     axes.grid(axis="x", visible=False)
     _legend(axes, len(methods))
@@ -98,6 +108,12 @@ def _canvas(height: float = 2.9) -> tuple[Any, Any]:
     axes.grid(visible=True, color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     return figure, axes
+
+
+def _airy(limits: tuple[float, float]) -> tuple[float, float]:
+    """The same limits with room for a marker at either end."""
+    low, high = limits
+    return low - 0.01, high + 0.01
 
 
 def _legend(axes: Any, entries: int) -> None:

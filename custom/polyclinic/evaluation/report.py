@@ -18,8 +18,9 @@ from importlib import resources
 from typing import Any
 
 from polyclinic.evaluation import pictures
-from polyclinic.evaluation.repeats import compared
-from polyclinic.evaluation.wording import cell, moment, score, size
+from polyclinic.evaluation.repeats import Compared, compared
+from polyclinic.evaluation.verdict import FEW_REPEATS, TESTS, method_of, sentences
+from polyclinic.evaluation.wording import algorithm, cell, moment, score, size
 
 Record = Mapping[str, Any]
 # What kept a site's answer out of a round, as the ledger names it, and in words.
@@ -54,7 +55,12 @@ class SiteRow:
 
 
 def render(
-    records: Sequence[Record], *, study: Record | None = None, comparison: Record | None = None
+    records: Sequence[Record],
+    *,
+    study: Record | None = None,
+    comparison: Record | None = None,
+    job: str = "",
+    methods: Mapping[str, str] | None = None,
 ) -> str:
     """The page, as HTML.
 
@@ -62,6 +68,8 @@ def render(
         records: of the run's ledger, oldest first, with a ``start`` record.
         study: content of the run's ``study.json``, for the sentence on what was predicted.
         comparison: content of ``polyclinic compare --json``.
+        job: the job's name, when known; a ledger holds its id only.
+        methods: one line on each method that may have been compared.
     """
     import jinja2  # reports only; the rest of the package runs without
 
@@ -73,19 +81,30 @@ def render(
         resources.files("polyclinic.evaluation").joinpath("report.html").read_text("utf-8")
     )
     sites = site_rows(records)
+    by_test = compared(comparison or {})
+    found = {t: by_test[t] for t in TESTS if t in by_test}
+    known = {*(methods or {}), *(row.method for c in found.values() for row in c.rows)}
+    ours = method_of(start, job, known)
     return page.render(
+        job=job,
+        algorithm=algorithm(str(start.get("algorithm", ""))),
+        ours=ours,
+        methods=methods or {},
+        tests=TESTS,
+        few=FEW_REPEATS,
+        words={t: sentences(c, t, ours, comparison or {}) for t, c in found.items()},
         start=start,
         end=end,
         study=study or {},
         rounds=rounds,
-        folded=sum(r.get("status") == "folded" for r in rounds),
+        counted=sum(r.get("status") == "folded" for r in rounds),
         seconds=sum(float(r.get("seconds", 0.0)) for r in rounds),
         sites=sites,
         groups=sorted({g for s in sites for g in s.groups}),
         trouble=trouble(records),
         quarantined=quarantined(records),
-        comparison=compared(comparison or {}),
-        pictures=_pictures(records, sites, comparison or {}),
+        comparison=found,
+        pictures=_pictures(records, sites, found),
         ledger=ledger_hash(records),
     )
 
@@ -107,7 +126,7 @@ def site_rows(records: Sequence[Record]) -> list[SiteRow]:
                 sum(name in r.get("heard", ()) for r in rounds),
                 sum(sum(sizes.values()) for sizes in _sizes(rounds, "bytes_in", name)),
                 sum(sum(sizes.values()) for sizes in _sizes(rounds, "bytes_out", name)),
-                next(reversed(_sizes(rounds, "bytes_in", name)), {}),
+                _by_group(next(reversed(_sizes(rounds, "bytes_in", name)), {})),
                 sum(int(v) for v in said.get("quarantined", {}).values()),
             )
         )
@@ -117,6 +136,16 @@ def site_rows(records: Sequence[Record]) -> list[SiteRow]:
 def _sizes(rounds: Sequence[Record], key: str, site: str) -> list[Mapping[str, int]]:
     """Bytes by group of every round in which the site's message counted."""
     return [r[key][site] for r in rounds if site in r.get(key, {})]
+
+
+def _by_group(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Bytes with ``store.count.wsi`` and ``store.proto.wsi`` in one ``store.wsi``."""
+    groups: dict[str, int] = {}
+    for name, count in sizes.items():
+        head, _, rest = name.partition(".")
+        group = f"{head}.{rest.partition('.')[2]}" if head == "store" and "." in rest else name
+        groups[group] = groups.get(group, 0) + count
+    return groups
 
 
 def final_scores(records: Sequence[Record]) -> dict[str, dict[str, float]]:
@@ -187,25 +216,39 @@ def _words(why: Any) -> str:
 
 
 def _pictures(
-    records: Sequence[Record], sites: Sequence[SiteRow], comparison: Record
+    records: Sequence[Record], sites: Sequence[SiteRow], found: Mapping[str, Compared]
 ) -> dict[str, str]:
     """Pictures by name, as data addresses; a name is missing where there is nothing to show."""
     made: dict[str, str] = {}
     names = [s.name for s in sites]
-    for metric, title in (("validation/auroc", "AUROC"), ("train/loss", "training loss")):
-        series = by_round(records, metric)
-        if series:
-            made[metric.replace("/", "_")] = pictures.lines(series, names, title)
+    scores = by_round(records, "validation/auroc")
+    bars = {t: _bars(c) for t, c in found.items()}
+    limits = pictures.auroc_limits(
+        [v for points in scores.values() for _, v in points]
+        + [mean - spread for rows in bars.values() for *_, mean, spread in rows]
+    )
+    if scores:
+        made["validation_auroc"] = pictures.lines(scores, names, "AUROC", limits)
+    losses = by_round(records, "train/loss")
+    if losses:
+        made["train_loss"] = pictures.lines(losses, names, "training loss")
     sent = {s.name: _coarse(s.groups) for s in sites if s.groups}
     if sent:
         made["bytes"] = pictures.stacked(sent)
-    for test, found in compared(comparison).items():
-        bars = [(m.method, s, m.means[s], m.spreads[s]) for m in found.rows for s in m.means]
-        made[f"comparison_{test}"] = pictures.grouped(bars)
+    made |= {f"comparison_{t}": pictures.grouped(rows, limits) for t, rows in bars.items()}
     norms = _prototype_series(records, "proto_norm/")
     if norms:
         made["prototypes"] = pictures.lines(norms, sorted(norms), "prototype norm")
     return made
+
+
+def _bars(found: Compared) -> list[tuple[str, str, float, float]]:
+    """Method, site, mean, standard deviation; 0 where too few repeats make one."""
+    return [
+        (m.method, s, m.means[s], m.spreads[s] if m.repeats >= FEW_REPEATS else 0.0)
+        for m in found.rows
+        for s in m.means
+    ]
 
 
 def _coarse(groups: Mapping[str, int]) -> dict[str, int]:

@@ -4,6 +4,13 @@ import math
 from datetime import UTC, datetime
 
 NOTHING = "–"
+# How the papers write the algorithms of this package.
+ALGORITHMS = {
+    "fedavg": "FedAvg by modality",
+    "fedmm": "FedMM",
+    "local": "training alone",
+    "multi_fedavg": "Multi-FedAvg",
+}
 
 
 def cell(value: object) -> str:
@@ -34,3 +41,9 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def algorithm(path: str) -> str:
+    """``FedMM`` of ``polyclinic.algorithms.fedmm.Server``; else the module's name."""
+    module = path.rpartition(".")[0].rpartition(".")[2]
+    return ALGORITHMS.get(module, module or path)
