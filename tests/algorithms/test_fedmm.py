@@ -210,6 +210,20 @@ def test_counts_below_the_minimum_cell_are_announced_as_the_cell() -> None:
     assert trained.update.scalars == {"n": 11.0, "n.a": 11.0}
 
 
+def test_no_statistic_of_embeddings_of_fewer_patients_than_a_cell_is_told() -> None:
+    few, enough = (
+        fedmm.Client(epochs=1).train(
+            a_hospital("h1", ("a",), study=STUDY, n=n, minimum_cell=11),
+            fedmm.Server().initial(STUDY),
+            {},
+            1,
+        )
+        for n in (10, 11)
+    )
+    assert not any(k.startswith(("proto_", "embedding_")) for k in few.metrics)
+    assert "embedding_variance/a" in enough.metrics
+
+
 def test_prototypes_are_class_means_of_the_trained_model_in_eval_mode() -> None:
     study = a_study(encoder={"hidden": [8], "dropout": 0.5})
     hospital, server = a_hospital("h1", ("a",), study=study), fedmm.Server()

@@ -37,7 +37,7 @@ def test_what_fails_here_is_what_open_cohort_refuses(hospital) -> None:
     assert [(f.check, f.level) for f in report.findings if f.level == "failed"] == [
         ("duplicates", "failed")
     ]
-    with pytest.raises(Exception, match="1 repeated"):
+    with pytest.raises(Exception, match="repeated rows"):
         hospital.open()
 
 

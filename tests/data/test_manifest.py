@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from polyclinic.data.manifest import read_manifest
-from polyclinic.errors import DataError
+from polyclinic.errors import DataError, StudyError
 
 
 def manifest_of(hospital):
@@ -52,7 +52,7 @@ def test_b15_duplicates_and_leaks_are_counted_and_refused_without_an_id(hospital
     hospital.manifest([*rows, ("b", "no", "validation")], "patient_id,outcome,split")
     found = manifest_of(hospital)
     assert (found.duplicates, found.leaks) == (2, 1)
-    with pytest.raises(DataError, match=r"2 repeated row\(s\), 1 patient\(s\)") as refusal:
+    with pytest.raises(DataError, match="got repeated rows") as refusal:
         found.require_distinct()
     assert "secret" not in str(refusal.value)
 
@@ -86,3 +86,26 @@ def test_no_id_is_in_the_representation_of_a_patient_or_entry(hospital) -> None:
     hospital.manifest([("secret-1", "yes"), ("secret-2", "?")])
     found = manifest_of(hospital)
     assert "secret" not in repr(found)
+
+
+def test_a_study_whose_label_is_the_patient_is_refused_before_a_row_is_counted(hospital) -> None:
+    hospital.patients(6)
+    hospital.vector("v", {"p000": (1, 2, 3)})
+    asked = hospital.study()
+    task = asked.task.model_copy(update={"label": "patient_id", "classes": ("p000", "-")})
+    study = asked.model_copy(update={"task": task})
+    with pytest.raises(StudyError, match="not the patient") as refusal:
+        read_manifest(hospital.settings().cohort("tiny"), study)
+    assert "p000" not in str(refusal.value)
+
+
+def test_an_index_that_stands_for_the_patient_is_no_label_either(hospital) -> None:
+    frame = pd.DataFrame({"outcome": ["yes", "no"]}, index=pd.Index(["a", "b"], name="case"))
+    frame.to_parquet(hospital.root / "manifest.parquet")
+    hospital.vector("v", {"a": (1, 2, 3)})
+    asked = hospital.study()
+    source = hospital.settings().cohort("tiny").model_copy(update={"manifest": "manifest.parquet"})
+    assert [p.pseudonym for p in read_manifest(source, asked).patients] == ["a", "b"]
+    task = asked.task.model_copy(update={"label": "case", "classes": ("a", "-")})
+    with pytest.raises(StudyError, match="not the patient"):
+        read_manifest(source, asked.model_copy(update={"task": task}))

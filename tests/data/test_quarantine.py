@@ -32,8 +32,14 @@ def test_an_empty_report_has_lost_nothing() -> None:
 
 def test_the_limit_is_the_largest_share_allowed() -> None:
     REPORT.require(0.03)
-    with pytest.raises(DataError, match=r"3 \(3\.0%\).*not_finite 2") as refusal:
+    with pytest.raises(DataError, match="max_loss_fraction"):
         REPORT.require(0.029)
+
+
+def test_a_refused_cohort_is_refused_without_a_number_or_a_patient() -> None:
+    with pytest.raises(DataError) as refusal:
+        REPORT.require(0.029)
+    assert not any(c.isdigit() for c in str(refusal.value))
     assert "secret" not in str(refusal.value)
 
 

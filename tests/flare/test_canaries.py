@@ -106,9 +106,8 @@ def test_healthy_and_faulty_sites_both_answer(replies: dict[str, Any]) -> None:
 @pytest.mark.parametrize("word", CANARIES.values(), ids=CANARIES.keys())
 def test_no_canary_leaves(replies: dict[str, bytes], word: str) -> None:
     found = re.compile(re.escape(word).encode(), re.IGNORECASE)
-    # A PolyclinicError's sentence is its author's promise; this fault breaks it on purpose.
-    broken = "sentence, train, unfiltered"
-    assert [k for k, content in replies.items() if found.search(content) and k != broken] == []
+    # One of the faults is a sentence about data that holds a canary.
+    assert [k for k, content in replies.items() if found.search(content)] == []
 
 
 def test_what_a_client_half_prints_is_in_the_sites_own_log(tmp_path: Path) -> None:

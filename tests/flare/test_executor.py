@@ -1,5 +1,6 @@
 """The site's socket: four tasks, every fault a reply, and the process behind it replaceable."""
 
+import json
 import os
 import signal
 import time
@@ -18,8 +19,10 @@ from nvflare.private.fed.server.server_runner import ServerRunner
 
 from flare.kit import JOB, PATIENTS, Kit, ask, executor, request
 from polyclinic.exchange import State
+from polyclinic.flare import personal
 from polyclinic.flare.convert import ERROR, Reply, read_reply, task_data
 from polyclinic.flare.executor import MODALITIES, SiteExecutor
+from polyclinic.flare.site import CONTRACT
 
 Make = Callable[..., SiteExecutor]
 
@@ -72,9 +75,19 @@ def test_census_says_counts_modalities_and_study_and_sends_no_tensor(plain: Plai
     assert len(reply.scalars["fingerprint"]) == 64
 
 
-def test_small_counts_are_told_as_the_smallest_cell(tmp_path: Path, make: Make) -> None:
-    reply = answer(ask(make(), Kit(tmp_path, {"minimum_cell": 20}), "census"))
-    assert reply.scalars["n"] == 20  # 16 patients
+def test_a_site_with_too_few_training_patients_takes_part_in_nothing(
+    tmp_path: Path, make: Make
+) -> None:
+    enough, kit = (
+        Kit(tmp_path / "a", {"minimum_cell": 16}),
+        Kit(tmp_path / "b", {"minimum_cell": 17}),
+    )
+    assert answer(ask(make(), enough, "census")).scalars["n"] == 16
+    site = make()
+    for task in ("census", "train", "finalise", "evaluate"):
+        words = told(ask(site, kit, task))
+        assert (words["code"], words["owner"]) == ("site", "data manager")
+        assert not any(c.isdigit() for c in words["message"])
 
 
 def test_training_sends_differences_and_keeps_personal_state_between_rounds(plain: Plain) -> None:
@@ -92,7 +105,9 @@ def test_a_resumed_job_finds_the_personal_state_of_the_run_it_continues(
     tmp_path: Path, make: Make
 ) -> None:
     kit = Kit(tmp_path)
-    ask(make(run="first"), kit, "train", request(0))
+    first = make(run="first")
+    ask(first, kit, "train", request(0))
+    first.handle_event(EventType.END_RUN, kit.context())
     again = answer(ask(make(run="first"), kit, "train", request(1)))
     other = answer(ask(make(run="other"), kit, "train", request(1)))
     assert again.tensors["fuse.weight"][0] == 2  # step 1 + one round before
@@ -287,6 +302,67 @@ def test_a_job_of_too_few_sites_is_refused(tmp_path: Path, make: Make) -> None:
         words = told(ask(site, kit, "train"))
         assert words["code"] == "site"
         assert "minimum_sites" in words["message"]
+
+
+def test_a_site_counts_those_that_answered_the_census_too(plain: Plain) -> None:
+    site, kit = plain
+    assert ask(site, kit, "train", request(0, sites=2)).get_return_code() == ReturnCode.OK
+    for sites in (1, True, "3", None):
+        words = told(ask(site, kit, "train", request(0, sites=sites)))
+        assert "minimum_sites" in words["message"], sites
+
+
+def test_a_job_cannot_take_over_the_personal_state_of_a_run_of_another_study_or_algorithm(
+    tmp_path: Path, make: Make
+) -> None:
+    kit, victim = Kit(tmp_path), make(run="victim")
+    for t in range(2):
+        ask(victim, kit, "train", request(t))
+    victim.handle_event(EventType.END_RUN, kit.context())
+    folder = kit.storage / "personal" / "victim"
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    study = next(kit.root.rglob("study.json"))
+    text = study.read_text()
+    study.write_text(json.dumps(json.loads(text) | {"seed": 9}))
+    thief = make(run="victim")
+    for task in ("train", "finalise", "evaluate"):
+        words = told(ask(thief, kit, task, request(0, run="victim")))
+        assert (words["code"], words["owner"]) == ("site", "researcher"), task
+    thief.handle_event(EventType.END_RUN, kit.context())
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    study.write_text(text)
+    again = answer(ask(make(run="victim"), kit, "train", request(2, run="victim")))
+    assert again.tensors["fuse.weight"][0] == 3  # step 1 + two rounds before
+
+
+def test_the_server_and_the_site_must_work_on_the_same_run(plain: Plain) -> None:
+    site, kit = plain
+    assert ask(site, kit, "train", request(0, run=JOB)).get_return_code() == ReturnCode.OK
+    words = told(ask(site, kit, "train", request(0, run="another")))
+    assert "one run for both halves" in words["message"]
+
+
+def test_two_jobs_on_one_run_are_told_so_and_the_first_goes_on(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(personal, "PATIENCE_SECONDS", 0.2)
+    kit, first, second = Kit(tmp_path), make(run="one"), make(run="one")
+    assert answer(ask(first, kit, "train", request(0))).tensors["fuse.weight"][0] == 1
+    assert "one job at a time" in told(ask(second, kit, "train", request(0)))["message"]
+    assert answer(ask(first, kit, "train", request(1))).tensors["fuse.weight"][0] == 2
+    first.handle_event(EventType.END_RUN, kit.context())
+    assert answer(ask(second, kit, "train", request(2))).tensors["fuse.weight"][0] == 3
+
+
+def test_the_contract_of_the_job_reaches_the_filter_with_the_update(plain: Plain) -> None:
+    site, kit = plain
+    fl_ctx = kit.context()
+    site.execute("train", request(0), fl_ctx, Signal())
+    contract = fl_ctx.get_prop(CONTRACT)
+    assert {n: s.shape for n, s in contract.specs.items()} == {
+        "enc.cnv.weight": (2, 3),
+        "fuse.weight": (3,),
+    }
 
 
 def test_settings_of_another_site_are_refused(tmp_path: Path, make: Make) -> None:

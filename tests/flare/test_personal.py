@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from polyclinic.errors import CheckpointError
+from polyclinic.errors import CheckpointError, SiteError
 from polyclinic.exchange import Tensors
+from polyclinic.flare import personal
 from polyclinic.flare.personal import PersonalStore
 
 
@@ -104,3 +105,45 @@ def test_files_are_their_owners_alone(tmp_path: Path) -> None:
 def test_a_run_id_cannot_lead_out_of_the_storage(tmp_path: Path, run: str) -> None:
     with pytest.raises(CheckpointError, match="run id"):
         PersonalStore(tmp_path, run)
+
+
+OURS = {"study": "a" * 64, "client": "polyclinic.algorithms.fedmm.Client"}
+OTHERS = ({}, OURS | {"study": "b" * 64}, OURS | {"client": "polyclinic.algorithms.fedavg.Client"})
+
+
+@pytest.mark.parametrize("origin", OTHERS)
+def test_a_run_of_another_study_or_algorithm_is_neither_read_nor_changed(
+    tmp_path: Path, origin: dict[str, str]
+) -> None:
+    store = PersonalStore(tmp_path, "run", OURS)
+    store.save(head(1), t=1)
+    store.save(head(2), t=2)
+    store.release()
+    before = {p.name: p.read_bytes() for p in store.folder.iterdir()}
+    other = PersonalStore(tmp_path, "run", origin)
+    with pytest.raises(SiteError, match="another"):
+        other.load(before=3)
+    with pytest.raises(SiteError, match="another"):
+        other.save(head(9), t=1)
+    assert {p.name: p.read_bytes() for p in store.folder.iterdir()} == before
+    assert value(PersonalStore(tmp_path, "run", OURS).load(before=3)) == 2
+
+
+def test_one_job_at_a_time_writes_to_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(personal, "PATIENCE_SECONDS", 0.2)
+    first, second = PersonalStore(tmp_path, "run"), PersonalStore(tmp_path, "run")
+    first.save(head(1), t=1)
+    with pytest.raises(SiteError, match="one job at a time"):
+        second.save(head(2), t=1)
+    PersonalStore(tmp_path, "other").save(head(3), t=1)
+    assert value(second.load(before=2)) == 1  # evaluating needs no lock
+    first.release()
+    second.save(head(2), t=1)
+    assert value(second.load(before=2)) == 2
+
+
+def test_a_job_whose_process_is_gone_holds_no_lock(tmp_path: Path) -> None:
+    store = PersonalStore(tmp_path, "run")
+    store.claim()
+    del store
+    PersonalStore(tmp_path, "run").claim()

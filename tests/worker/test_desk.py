@@ -1,13 +1,17 @@
 """The checks around a client half: what may come in, what may go out, what may be told."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from polyclinic.errors import ContractViolation, StudyError
+from polyclinic.errors import ContractViolation, SiteError, StudyError
 from polyclinic.exchange import Contract, TensorSpec
-from polyclinic.worker.desk import build_client, checked, floored, listed
+from polyclinic.settings import SiteSettings
+from polyclinic.study import parse_study
+from polyclinic.worker.desk import Desk, build_client, checked, floored, listed
+from polyclinic.worker.frame import Message
 
 CONTRACT = Contract(
     {
@@ -80,11 +84,97 @@ def test_only_a_client_half_is_built(path: str) -> None:
         build_client({"path": path, "args": {}})
 
 
-def test_a_client_half_with_unknown_arguments_is_refused_by_name() -> None:
-    with pytest.raises(StudyError, match="betta"):
+def test_a_client_half_with_unknown_arguments_is_refused() -> None:
+    with pytest.raises(StudyError, match=r"arguments .*fedmm\.Client"):
         build_client({"path": "polyclinic.algorithms.fedmm.Client", "args": {"betta": 0.25}})
 
 
 def test_fedmms_client_half_is_built() -> None:
     client = build_client({"path": "polyclinic.algorithms.fedmm.Client", "args": {"beta": 0.5}})
     assert type(client).__module__ == "polyclinic.algorithms.fedmm"
+
+
+FEDMM = {"path": "polyclinic.algorithms.fedmm.Client", "args": {"epochs": 1}}
+PANELS = {"a": ["a1", "a2"], "b": ["b1"]}
+
+
+def desk(root: Path, carry_b: int, patients: int = 24, minimum_cell: int = 11) -> Desk:
+    """A hospital that trains on all its patients, all with ``a`` and some with ``b``."""
+    ids = [f"p{i:02d}" for i in range(patients)]
+    rows = ["patient_id,y,split", *(f"{p},{'ab'[i % 2]},train" for i, p in enumerate(ids))]
+    (root / "manifest.csv").write_text("\n".join(rows))
+    for name, count in (("a", patients), ("b", carry_b)):
+        lines = [",".join(["patient_id", *PANELS[name]])]
+        lines += [",".join([p, *(str(i) for _ in PANELS[name])]) for i, p in enumerate(ids[:count])]
+        (root / f"{name}.csv").write_text("\n".join(lines))
+    cohort = {
+        "root": str(root),
+        "modalities": {m: {"kind": "vector", "table": f"{m}.csv"} for m in PANELS},
+    }
+    settings = SiteSettings.model_validate(
+        {
+            "site": "north",
+            "storage": str(root / "state"),
+            "minimum_cell": minimum_cell,
+            "cohorts": {"toy": cohort},
+        }
+    )
+    study = {
+        "name": "toy",
+        "task": {"label": "y", "classes": ["a", "b"]},
+        "modalities": {m: {"kind": "vector", "features": f} for m, f in PANELS.items()},
+        "split": {"source": "manifest"},
+        "embedding": 4,
+    }
+    return Desk.open(settings, parse_study(study), build_client(FEDMM))
+
+
+def trained(opened: Desk) -> Message:
+    """The answer to the first round."""
+    from polyclinic.algorithms.fedmm import Server
+
+    state = Server().initial(opened.study)
+    names = opened.contract.names_for(opened.patients.modalities)
+    tensors = {f"state/{n}": a for n, a in state.restricted(names).tensors.items()}
+    return opened.answer(Message({"do": "train", "round": 0, "t": 1}, tensors))
+
+
+def test_a_modality_that_too_few_training_patients_carry_is_neither_announced_nor_trained(
+    tmp_path: Path,
+) -> None:
+    opened = desk(tmp_path, carry_b=10)
+    said = opened.answer(Message({"do": "census"})).head["scalars"]
+    assert said["modalities"] == ["a"]
+    assert "n.b" not in said
+    reply = trained(opened)
+    assert not any(".b." in n or n.endswith(".b") for n in reply.part("update"))
+    assert not any(name.endswith("/b") for name in reply.head["metrics"])
+
+
+def test_a_modality_with_just_enough_training_patients_is_trained(tmp_path: Path) -> None:
+    reply = trained(desk(tmp_path, carry_b=11))
+    assert "store.proto.b" in reply.part("update")
+
+
+def test_a_hospital_with_one_training_patient_sends_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SiteError, match="minimum_cell") as refusal:
+        desk(tmp_path, carry_b=1, patients=1)
+    assert not any(c.isdigit() for c in str(refusal.value))
+
+
+def test_a_public_cohort_of_one_patient_is_its_owners_choice(tmp_path: Path) -> None:
+    assert desk(tmp_path, carry_b=1, patients=2, minimum_cell=1).patients.modalities == ("a", "b")
+
+
+def test_a_small_number_of_patients_set_aside_in_training_is_not_told(tmp_path: Path) -> None:
+    opened = desk(tmp_path, carry_b=11)
+    few, many = {"quarantined/non_finite": 10.0}, {"quarantined/non_finite": 11.0}
+    assert opened._metrics(few | {"train/loss": 0.5}) == {"train/loss": 0.5}
+    assert opened._metrics(many) == many
+
+
+def test_the_reply_to_training_states_the_contract_it_was_held_to(tmp_path: Path) -> None:
+    reply = trained(desk(tmp_path, carry_b=10))
+    assert reply.head["contract"].keys() == reply.part("update").keys()
+    for name, array in reply.part("update").items():
+        assert tuple(reply.head["contract"][name]["shape"]) == array.shape

@@ -126,6 +126,8 @@ def _rows(
     rows, ragged = [], 0
     if path.suffix in PARQUET:
         stored = read_parquet(path, key, {label, "split"})
+        if label in stored.header and label not in stored.columns:
+            raise label_is_patient()  # the table's index, which stands for the patient column
         with faults(path):
             cells = {n: texts(c) for n, c in stored.columns.items()} | {key: stored.ids}
         for i in range(len(stored.ids)):

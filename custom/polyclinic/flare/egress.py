@@ -4,10 +4,13 @@ Guarantees, for every reply the filter returns:
 
 - it is built anew from parts that were checked one by one; nothing else of the reply is kept;
 - tensors are finite real arrays whose names match the site's patterns, belong to modalities the
-  site holds, and are never ``personal.*``;
-- scalars and metrics are finite numbers under listed names, and no count is below the site's
-  smallest cell;
-- an error carries a code, an owner and one sentence without paths, dates, numbers of persons;
+  site holds, and are never ``personal.*``; where the training process stated the contract of the
+  job, names, shapes and dtypes are exactly that contract's;
+- a count of a class is a vote (0 or 1) or no smaller than the site's smallest cell, and a class
+  without one has no mean;
+- scalars and metrics are those of ``polyclinic.flare.figures``;
+- an error carries a code, an owner and one sentence, see ``polyclinic.flare.words``; a sentence
+  about data is a fixed one;
 - anything else raises, which FLARE turns into TASK_RESULT_FILTER_ERROR without payload;
 - a line about it is in the site's own ``egress.jsonl`` before anything leaves.
 """
@@ -23,12 +26,13 @@ from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 
-from polyclinic.errors import ContractViolation, PolyclinicError, SiteError
-from polyclinic.evaluation.metrics import METRIC_NAME
-from polyclinic.exchange import PERSONAL
+from polyclinic.errors import PolyclinicError, SiteError
+from polyclinic.exchange import PERSONAL, Contract
 from polyclinic.flare.audit import EgressAudit
 from polyclinic.flare.convert import CENSUS, ERROR, META, TRAIN, is_number
-from polyclinic.flare.site import find_site
+from polyclinic.flare.figures import leaving_metrics, leaving_scalars, refused
+from polyclinic.flare.site import CONTRACT, Site, find_site
+from polyclinic.flare.words import leaving_words
 
 HELD = "{held}"
 ALLOW = (
@@ -43,27 +47,11 @@ SPECIMENS = (
     *("enc.m.0.weight", "head.m.weight", "head.fused.weight", "fuse.0.weight", "dec.m.0.weight"),
     *("calib.bias", "store.proto.m", "store.count.m", "store.anchor.a"),
 )
+PROTO, COUNT = "store.proto.", "store.count."
 BY_MODALITY = re.compile(r"^(?:enc|head|store\.(?:proto|count))\.([^.]+)")
 WORDS = re.compile(r"[A-Za-z0-9_.]{1,128}")
 DTYPES = frozenset({"float16", "float32", "float64"})
-
-COUNT = re.compile(r"^(n|quarantined)(\.[a-z][a-z0-9_]{0,31})?$")
-SMALL = re.compile(r"/n(/|$)|^quarantined")
-NUMBER = re.compile(r"^t$|" + COUNT.pattern)
-NAME = re.compile(r"^[a-z][a-z0-9_]{0,31}$")
-TEXT = {"fingerprint": re.compile(r"^[0-9a-f]{64}$"), "version": re.compile(r"^[0-9a-z.+]{1,32}$")}
-
-OWNERS = ("researcher", "site IT", "data manager")
-SENTENCE_LENGTH = 600
-# What identifies a patient or a place has no place in a sentence. A second net, not a proof.
-SUSPECT = re.compile(
-    r"(?:^|[\s'\"(=:])~?/\w|[A-Za-z]:\\"  # absolute paths
-    r"|\d{4}-\d\d-\d\d|\d{6}|\d{3}-\d\d"  # dates, record numbers, telephone numbers
-    r"|\S@\S|\w\^\w"  # addresses, DICOM person names
-    r"|\d+(?:\.\d+){3}"  # DICOM UIDs, network addresses
-    r"|\b[A-Z0-9]{2,}(?:-[A-Z0-9]{2,}){2}"  # barcodes
-)
-WITHHELD = "The sentence stayed at the site: it held what may identify somebody."
+RETURN_CODES = frozenset(v for k, v in vars(ReturnCode).items() if k.isupper())
 
 
 class EgressFilter(Filter):
@@ -123,57 +111,101 @@ class EgressFilter(Filter):
         scalars = dxo.meta.pop(META, {})
         dxo.meta.pop(MetaKey.FILTER_HISTORY, None)
         if dxo.meta:
-            raise _refused("meta of this package", f"{len(dxo.meta)} other entries")
+            raise refused("meta of this package", f"{len(dxo.meta)} other entries")
         if dxo.data_kind == DataKind.METRICS:
-            clean = DXO(DataKind.METRICS, data=_metrics(dxo.data, least), meta={})
+            clean = DXO(DataKind.METRICS, data=leaving_metrics(dxo.data, site.held, least), meta={})
         elif dxo.data_kind == DataKind.WEIGHT_DIFF and task == TRAIN:
-            clean = DXO(DataKind.WEIGHT_DIFF, data=self._tensors(dxo.data, site.held), meta={})
-            clean.meta[MetaKey.INITIAL_METRICS] = _metrics(metrics, least)
+            tensors = self._tensors(dxo.data, site, fl_ctx.get_prop(CONTRACT))
+            clean = DXO(DataKind.WEIGHT_DIFF, data=tensors, meta={})
+            clean.meta[MetaKey.INITIAL_METRICS] = leaving_metrics(metrics, site.held, least)
         else:
-            raise _refused(f"the kind of data that '{task}' sends", str(dxo.data_kind)[:32])
-        clean.meta[META] = _scalars(scalars, site.held, least, names=task == CENSUS)
+            raise refused(f"the kind of data that '{task}' sends", str(dxo.data_kind)[:32])
+        clean.meta[META] = leaving_scalars(scalars, site.held, least, names=task == CENSUS)
         return clean.to_shareable()
 
     def _only_dxo(self, shareable: Shareable) -> DXO:
         """A copy of the reply's one DXO; its headers are left behind."""
         others = set(shareable) - {"DXO", ReservedHeaderKey.HEADERS}
         if others:
-            raise _refused("a single data exchange object", f"{len(others)} other entries")
+            raise refused("a single data exchange object", f"{len(others)} other entries")
         try:
             dxo = from_shareable(shareable)
         except (ValueError, TypeError, AttributeError) as error:
-            raise _refused("a data exchange object", type(error).__name__) from None
+            raise refused("a data exchange object", type(error).__name__) from None
         if not isinstance(dxo.data, dict) or set(shareable["DXO"]) - {"kind", "data", "meta"}:
-            raise _refused("a data exchange object", "another structure")
+            raise refused("a data exchange object", "another structure")
         return DXO(dxo.data_kind, data=dict(dxo.data), meta=dict(dxo.meta or {}))
 
-    def _tensors(self, data: Mapping[str, Any], held: Sequence[str]) -> dict[str, Any]:
-        patterns = [re.compile(_filled(p, held)) for p in self.allow]
+    def _tensors(
+        self, data: Mapping[str, Any], site: Site, contract: Contract | None
+    ) -> dict[str, Any]:
+        patterns = [re.compile(_filled(p, site.held)) for p in self.allow]
         for name, array in data.items():
             plain = isinstance(name, str) and WORDS.fullmatch(name)
             if not plain or not any(p.fullmatch(name) for p in patterns):
-                raise _refused("tensors this site lets out", f"{len(data)} with another among them")
+                raise refused("tensors this site lets out", f"{len(data)} with another among them")
             found = BY_MODALITY.match(name)
-            if name.startswith(PERSONAL) or (found and found[1] not in {*held, "fused"}):
-                raise _refused("tensors of modalities this site holds", f"'{name}'")
-            if not isinstance(array, np.ndarray) or array.dtype.name not in DTYPES:
-                raise _refused(f"'{name}' as real numbers", type(array).__name__)
-            if not np.isfinite(array).all():
-                raise _refused(f"finite numbers in '{name}'", "NaN or infinity")
+            if name.startswith(PERSONAL) or (found and found[1] not in {*site.held, "fused"}):
+                raise refused("tensors of modalities this site holds", f"'{name}'")
+            _require_plain(name, array)
         size = sum(array.nbytes for array in data.values())
         if not data or size > self.limit_mb * 1e6:
-            raise _refused(f"1 byte to {self.limit_mb:g} MB of tensors", f"{size} bytes")
+            raise refused(f"1 byte to {self.limit_mb:g} MB of tensors", f"{size} bytes")
+        if contract is not None:
+            _require_contract(data, contract, site.held)
+        _require_votes(data, site.settings.minimum_cell)
         return dict(data)
 
     def _error(self, shareable: Shareable, code: str) -> Shareable:
         """An error without payload: FLARE's code and our four checked words."""
+        if code not in RETURN_CODES:
+            raise refused("a return code of FLARE", "another")
         if set(shareable) - {ReservedHeaderKey.HEADERS}:
-            raise _refused("an error without payload", f"payload beside {code}")
+            raise refused("an error without payload", f"payload beside {code}")
         told = shareable.get_header(ERROR)
         clean = make_reply(code)
         if isinstance(told, Mapping):
-            clean.set_header(ERROR, _sentence(told))
+            clean.set_header(ERROR, leaving_words(told))
         return clean
+
+
+def _require_plain(name: str, array: object) -> None:
+    """Pass finite real numbers in NumPy's own array, which has no room for anything else."""
+    # A subclass may hide numbers behind a mask or carry attributes, a dtype carry metadata.
+    if type(array) is not np.ndarray or array.dtype.name not in DTYPES:
+        raise refused(f"'{name}' as real numbers", type(array).__name__)
+    if array.dtype.metadata or not array.dtype.isnative:
+        raise refused(f"'{name}' as real numbers", "another layout")
+    if not np.isfinite(array).all():
+        raise refused(f"finite numbers in '{name}'", "NaN or infinity")
+
+
+def _require_contract(data: Mapping[str, Any], contract: Contract, held: Sequence[str]) -> None:
+    """Pass exactly the tensors of the contract, of all or some modalities held."""
+    allowed = contract.names_for(held)
+    holders = {contract.specs[n].holder for n in data if n in allowed} - {None}
+    if set(data) != contract.names_for(h for h in holders if h is not None):
+        raise refused("the tensors of the job's contract", f"{len(data)} that differ from them")
+    for name, array in data.items():
+        spec = contract.specs[name]
+        if array.shape != spec.shape or array.dtype.name != spec.dtype:
+            raise refused(f"'{name}' as {spec.dtype} {spec.shape}", "another shape or dtype")
+
+
+def _require_votes(data: Mapping[str, Any], least: int) -> None:
+    """Pass counts of 0, 1 (a vote) or at least a cell, and no mean of a class without one."""
+    for name, counts in data.items():
+        if name.startswith(COUNT):
+            large = (counts >= least) & (counts == np.rint(counts))
+            if counts.ndim != 1 or not ((counts == 0) | (counts == 1) | large).all():
+                raise refused(f"votes, or counts of {least} or more, in '{name}'", "others")
+    for name, means in data.items():
+        if name.startswith(PROTO):
+            votes = data.get(COUNT + name.removeprefix(PROTO))
+            if votes is None or means.ndim != 2 or len(means) != len(votes):
+                raise refused(f"a mean for each class that votes in '{name}'", "others")
+            if means[votes == 0].any():
+                raise refused(f"no mean of a class that does not vote in '{name}'", "one")
 
 
 def _check_pattern(pattern: object) -> None:
@@ -190,58 +222,6 @@ def _check_pattern(pattern: object) -> None:
 
 def _filled(pattern: str, held: Sequence[str]) -> str:
     return pattern.replace(HELD, f"(?:{'|'.join(map(re.escape, held))})")
-
-
-def _metrics(metrics: object, least: int) -> dict[str, float]:
-    if not isinstance(metrics, Mapping):
-        raise _refused("metrics by name", type(metrics).__name__)
-    for name, value in metrics.items():
-        if not isinstance(name, str) or not METRIC_NAME.fullmatch(name) or not is_number(value):
-            raise _refused("listed metrics with finite numbers", f"{len(metrics)} with another")
-        if SMALL.search(name) and 0 < value < least:
-            raise _refused(f"no count below {least}", "a smaller one")
-    return {name: float(value) for name, value in metrics.items()}
-
-
-def _scalars(scalars: object, held: Sequence[str], least: int, *, names: bool) -> dict[str, Any]:
-    if not isinstance(scalars, Mapping):
-        raise _refused("scalars by name", type(scalars).__name__)
-    clean: dict[str, Any] = {}
-    for name, value in scalars.items():
-        if names and name == "modalities" and isinstance(value, list) and set(value) <= {*held}:
-            clean[name] = list(value)
-        elif names and name in TEXT and isinstance(value, str) and TEXT[name].match(value):
-            clean[name] = value
-        elif isinstance(name, str) and NUMBER.match(name) and is_number(value):
-            if COUNT.match(name) and 0 < value < least:
-                raise _refused(f"no count below {least}", "a smaller one")
-            clean[name] = float(value)
-        else:
-            raise _refused("listed scalars", f"{len(scalars)} with another")
-    return clean
-
-
-def _sentence(told: Mapping[str, Any]) -> dict[str, str]:
-    """Code, owner, message and incident of an error, each only when it has its form."""
-    clean: dict[str, str] = {}
-    code, owner = told.get("code"), told.get("owner")
-    message, incident = told.get("message"), told.get("incident")
-    if isinstance(code, str) and NAME.match(code):
-        clean["code"] = code
-    if owner in OWNERS:
-        clean["owner"] = str(owner)
-    if isinstance(message, str):
-        safe = len(message) <= SENTENCE_LENGTH and not SUSPECT.search(message)
-        clean["message"] = message if safe else WITHHELD
-    if isinstance(incident, str) and re.fullmatch(r"[0-9a-f]{12}", incident):
-        clean["incident"] = incident
-    return clean
-
-
-def _refused(expected: str, got: str) -> ContractViolation:
-    return ContractViolation(
-        expected=expected, got=got, remedy="nothing left the site; correct the job or the filter"
-    )
 
 
 def _misconfigured(expected: str, got: str) -> SiteError:

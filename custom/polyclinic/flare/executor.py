@@ -1,8 +1,8 @@
 """The site's socket in FLARE: census, train, finalise and evaluate, answered by the child process.
 
 FLARE's return codes are made here and nowhere else. An error is a reply without payload whose
-header says the code, whose job it is and, for a ``PolyclinicError``, its sentence; of any other
-exception only the class and the id of a file at the site.
+header says the code, whose job it is and a sentence that may leave (``polyclinic.flare.words``);
+the original is in the site's log, and a traceback in the file that the incident names.
 """
 
 import math
@@ -16,8 +16,8 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
-from polyclinic.errors import ContractViolation, PolyclinicError
-from polyclinic.exchange import Update
+from polyclinic.errors import ContractViolation, PolyclinicError, SiteError
+from polyclinic.exchange import Contract, TensorSpec, Update
 from polyclinic.flare.audit import ROUND, RUN
 from polyclinic.flare.child import TrainingProcess
 from polyclinic.flare.convert import (
@@ -32,7 +32,16 @@ from polyclinic.flare.convert import (
 )
 from polyclinic.flare.personal import PersonalStore
 from polyclinic.flare.runbook import LATEST
-from polyclinic.flare.site import Site, client_spec, find_site, participants, require_company
+from polyclinic.flare.site import (
+    CONTRACT,
+    Site,
+    answering,
+    client_spec,
+    find_site,
+    participants,
+    require_company,
+)
+from polyclinic.flare.words import leaving_words
 from polyclinic.worker.frame import Message, joined
 
 MODALITIES = "polyclinic.modalities"
@@ -59,6 +68,7 @@ class SiteExecutor(Executor):
         self.run = run
         self.site: Site | None = None
         self.child: TrainingProcess | None = None
+        self.store: PersonalStore | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Warm the child before the first task, and end it with the run."""
@@ -70,8 +80,11 @@ class SiteExecutor(Executor):
             except PolyclinicError as error:
                 # Every task will say it again, to those who can act on it.
                 self.log_error(fl_ctx, str(error), fire_event=False)
-        elif event_type == EventType.END_RUN and self.child is not None:
-            self.child.end()
+        elif event_type == EventType.END_RUN:
+            if self.child is not None:
+                self.child.end()
+            if self.store is not None:
+                self.store.release()
 
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
@@ -92,8 +105,14 @@ class SiteExecutor(Executor):
     ) -> Shareable:
         site, child = self._ready(fl_ctx)
         require_company(site.settings, participants(fl_ctx))
-        run = self._run(task, shareable, fl_ctx)
-        store = PersonalStore(Path(site.settings.storage), run)
+        scalars = {} if task == CENSUS else read_task(shareable)[1]
+        present = answering(scalars)
+        if present is not None:
+            require_company(site.settings, present)
+        run = self._run(task, scalars, fl_ctx)
+        store = self._store(site, run)
+        if task in (TRAIN, FINALISE):
+            store.claim()
         request, patience = self._request(task, shareable, store)
         # For the egress filter, which gets this context too and writes them into its audit.
         fl_ctx.set_prop(RUN, run, private=True, sticky=False)
@@ -103,15 +122,41 @@ class SiteExecutor(Executor):
             return self._error(answer.head, fl_ctx, answer.head["code"] == ContractViolation.code)
         if task in (TRAIN, FINALISE):
             store.save(answer.part("personal"), request.head["t"])
+        if task == TRAIN:
+            fl_ctx.set_prop(CONTRACT, _contract(answer.head), private=True, sticky=False)
         update = Update(answer.part("update"), answer.head["scalars"])
         seconds = {f"seconds/{CLOCK[task]}": answer.head["seconds"]}
         return reply(update, answer.head["metrics"] | seconds)
 
-    def _run(self, task: str, shareable: Shareable, fl_ctx: FLContext) -> str:
-        """The run whose personal state counts; with ``latest`` the server says which that is."""
-        if self.run == LATEST and task != CENSUS:
-            return str(read_task(shareable)[1].get("run", ""))
-        return str(self.run or fl_ctx.get_job_id())
+    def _run(self, task: str, scalars: dict[str, Any], fl_ctx: FLContext) -> str:
+        """The run whose personal state counts; with ``latest`` the server says which that is.
+
+        Raises:
+            SiteError: the server works on another run than the job's client half names.
+        """
+        named = scalars.get("run")
+        if self.run == LATEST:
+            return LATEST if task == CENSUS else str(named or "")
+        run = self.run or str(fl_ctx.get_job_id())
+        if named is not None and named != run:
+            raise SiteError(
+                expected="one run for both halves of the job",
+                got="another one at the server than in config_fed_client.json",
+                remedy="name the same 'run' in both",
+                owner="researcher",
+            )
+        return run
+
+    def _store(self, site: Site, run: str) -> PersonalStore:
+        """The run's personal state, kept over tasks because it holds the run's lock."""
+        origin = {"study": site.study.fingerprint(), "client": str(self.client["path"])}
+        store = PersonalStore(Path(site.settings.storage), run, origin)
+        if self.store is not None and self.store.folder == store.folder:
+            return self.store
+        if self.store is not None:
+            self.store.release()
+        self.store = store
+        return store
 
     def _request(
         self, task: str, shareable: Shareable, store: PersonalStore
@@ -140,7 +185,12 @@ class SiteExecutor(Executor):
 
     def _error(self, head: dict[str, Any], fl_ctx: FLContext, refused: bool) -> Shareable:
         """A reply without payload."""
-        told = {k: head[k] for k in ("code", "owner", "message", "incident") if k in head}
-        self.log_error(fl_ctx, f"{told['code']}: {told['message']}", fire_event=False)
+        self.log_error(fl_ctx, f"{head['code']}: {head['message']}", fire_event=False)
         code = ReturnCode.BAD_TASK_DATA if refused else ReturnCode.EXECUTION_EXCEPTION
-        return make_reply(code, headers={ERROR: told})
+        return make_reply(code, headers={ERROR: leaving_words(head)})
+
+
+def _contract(head: dict[str, Any]) -> Contract:
+    """The contract as the training process states it; JSON has no tuples."""
+    specs = head["contract"].items()
+    return Contract({n: TensorSpec(**{**s, "shape": tuple(s["shape"])}) for n, s in specs})

@@ -15,6 +15,7 @@ from polyclinic.settings import SiteSettings, load_settings
 from polyclinic.study import Study, load_study
 
 SETTINGS = "polyclinic.yaml"
+CONTRACT = "polyclinic.contract"  # in FLARE's context: what the job's client half exchanges here
 ALGORITHMS = "polyclinic.algorithms."  # polyclinic.jobs has it too, and torch with it
 
 
@@ -51,7 +52,15 @@ def own_settings(fl_ctx: FLContext) -> SiteSettings:
     """
     workspace = fl_ctx.get_engine().get_workspace()
     identity = fl_ctx.get_identity_name()
-    settings = load_settings(settings_path(Path(workspace.get_site_config_dir()), identity))
+    try:
+        settings = load_settings(settings_path(Path(workspace.get_site_config_dir()), identity))
+    except SiteError:
+        # What is wrong may name other cohorts of the site; 'site doctor' shows it there.
+        raise SiteError(
+            expected="a polyclinic.yaml that holds",
+            got="one that does not",
+            remedy="mend what 'polyclinic site doctor' lists",
+        ) from None
     if settings.site != identity:
         raise SiteError(
             expected="the name of this kit under 'site' in polyclinic.yaml",
@@ -95,6 +104,17 @@ def require_company(settings: SiteSettings, count: int) -> None:
             remedy="submit the job to more sites",
             owner="researcher",
         )
+
+
+def answering(scalars: Mapping[str, Any]) -> int | None:
+    """How many sites the server says answered the census; None when it does not say.
+
+    A job may be admitted for many sites and be left with one; what is no number counts as none.
+    """
+    if "sites" not in scalars:
+        return None
+    count = scalars["sites"]
+    return count if isinstance(count, int) and not isinstance(count, bool) else 0
 
 
 def client_spec(client: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ A reply holds only what may leave, plus ``personal/`` tensors that FLARE's proce
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ import torch
 from polyclinic import __version__
 from polyclinic.algorithms.base import Client, Trained
 from polyclinic.data.batch import Patients, SplitName
+from polyclinic.data.cohort import Cohort, open_cohort
 from polyclinic.device import on_device, require_device
-from polyclinic.errors import ContractViolation, StudyError
+from polyclinic.errors import ContractViolation, SiteError, StudyError
 from polyclinic.evaluation.metrics import METRIC_NAME, scores
 from polyclinic.exchange import PERSONAL, Contract, State, Tensors
 from polyclinic.jobs import build_half
@@ -83,6 +84,26 @@ def floored(scalars: Mapping[str, float], minimum_cell: int) -> dict[str, float]
     return {k: float(max(v, minimum_cell) if v > 0 else 0.0) for k, v in counts.items()}
 
 
+def large_enough(cohort: Cohort) -> Cohort:
+    """The cohort with those of its modalities that enough training patients carry.
+
+    An update tells about the patients behind it, so it has at least a smallest cell of them.
+
+    Raises:
+        SiteError: no modality has; whoever reads it learns nothing but that.
+    """
+    least = cohort.minimum_cell
+    kept = [m for m in cohort.modalities if cohort.count("train", m) >= least]
+    if not kept:
+        raise SiteError(
+            expected="as many training patients with a modality of the study as minimum_cell asks",
+            got="fewer",
+            remedy="leave this study, or add patients",
+            owner="data manager",
+        )
+    return replace(cohort, selection=cohort.selection.restricted(kept))
+
+
 @dataclass(frozen=True)
 class Desk:
     """A site's side of a study, opened once and asked again and again."""
@@ -100,13 +121,11 @@ class Desk:
 
         Raises:
             PolyclinicError: the device is not there, or the cohort or the study cannot be used as
-                it is.
+                it is, or too few patients would be behind an update.
         """
-        from polyclinic.data.cohort import open_cohort
-
         torch.set_num_threads(settings.threads)
         device = require_device(settings.device)
-        patients = open_cohort(settings, study)
+        patients = large_enough(open_cohort(settings, study))
         return cls(settings, study, client, patients, client.contract(study), device)
 
     def answer(self, request: Message) -> Message:
@@ -140,7 +159,11 @@ class Desk:
         trained = self.client.train(self.patients, state, personal, t)
         checked(trained.update.tensors, self.contract, held)
         scalars = floored(trained.update.scalars, self.settings.minimum_cell)
-        return self._reply(trained, scalars | {"t": float(t)})
+        reply = self._reply(trained, scalars | {"t": float(t)})
+        # The egress filter holds the update to it once more.
+        names = sorted(self.contract.names_for(held))
+        reply.head["contract"] = {n: asdict(self.contract.specs[n]) for n in names}
+        return reply
 
     def finalise(self, request: Message) -> Message:
         """Fit what stays local on the final state; no tensor leaves."""
@@ -173,7 +196,12 @@ class Desk:
             ContractViolation: a name that is not listed, or a value that is no finite number.
         """
         hidden = tuple(f"{s}/" for s in SPLITS if not self._tellable(s))
-        return {k: v for k, v in listed(metrics).items() if not k.startswith(hidden)}
+        least = self.settings.minimum_cell
+        return {
+            k: v
+            for k, v in listed(metrics).items()
+            if not k.startswith(hidden) and not (k.startswith("quarantined") and 0 < v < least)
+        }
 
     def _state(self, request: Message) -> State:
         tensors = checked(

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from polyclinic.errors import PolyclinicError
+from polyclinic.errors import DataError, PolyclinicError
 from polyclinic.settings import SiteSettings
 from polyclinic.study import Study
 from polyclinic.worker.desk import Desk, build_client
@@ -33,9 +33,15 @@ def record_incident(folder: Path) -> str:
 
 
 def error_head(error: Exception, incidents: Path) -> dict[str, Any]:
-    """What may be told of an error: a ``PolyclinicError`` whole; of others class and incident."""
+    """What FLARE's process is told of an error, for the site's log and for what may leave.
+
+    A ``PolyclinicError`` comes whole, with an incident when it is about data, whose sentence will
+    not leave; of others class and incident.
+    """
     if isinstance(error, PolyclinicError):
-        return {"ok": False, "code": error.code, "owner": error.owner, "message": str(error)}
+        head = {"ok": False, "code": error.code, "owner": error.owner, "message": str(error)}
+        about_data = isinstance(error, DataError)
+        return head | ({"incident": record_incident(incidents)} if about_data else {})
     incident = record_incident(incidents)
     return {
         "ok": False,
