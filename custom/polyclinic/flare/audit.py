@@ -64,7 +64,7 @@ class EgressAudit:
                 expected=f"room for a line in the site's {FILE}, and no line of it changed",
                 got=error.got if isinstance(error, CheckpointError) else type(error).__name__,
                 remedy="free space or mend the permissions; a file that was changed is evidence: "
-                "move it to where audits are kept. Nothing leaves until then",
+                "move it, with its .head, to where audits are kept. Nothing leaves until then",
             ) from None
 
     def _grown(self, path: Path) -> bool:
