@@ -6,6 +6,7 @@ import re
 import pytest
 
 from polyclinic.evaluation import report
+from polyclinic.evaluation.gallery import by_round
 from polyclinic.evaluation.repeats import compared
 from polyclinic.ledger import Ledger, read_ledger
 
@@ -80,7 +81,7 @@ def test_a_site_that_told_no_score_has_none():
 
 
 def test_a_series_skips_the_rounds_a_site_was_not_heard_in():
-    assert report.by_round(run(), "validation/auroc") == {
+    assert by_round(run(), "validation/auroc") == {
         "a": [(1, 0.6), (2, 0.8)],
         "b": [(1, 0.7)],
     }
