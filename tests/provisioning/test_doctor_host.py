@@ -51,7 +51,7 @@ def test_a_start_script_without_gate_or_secure_logging_is_found(kit: Kits) -> No
         ({"site": "site-2"}, "settings"),
         ({"minimum_cell": 0}, "settings"),
         ({"cohorts": {}}, "cohorts"),
-        ({"minimum_sites": 2}, "quorum"),
+        ({"minimum_sites": 1}, "quorum"),
     ],
 )
 def test_wrong_settings_of_a_hospital_are_found(

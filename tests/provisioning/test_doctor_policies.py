@@ -95,7 +95,7 @@ def test_tcp_is_refused_with_the_reason(kit: Kits) -> None:
 def test_a_server_that_accepts_fewer_sites_than_agreed_is_found(kit: Kits) -> None:
     broken = kit("coordinator")
     path = broken / "local" / "resources.json"
-    path.write_text(path.read_text().replace('"minimum_sites": 3', '"minimum_sites": 1'))
+    path.write_text(path.read_text().replace('"minimum_sites": 2', '"minimum_sites": 1'))
     assert "minimum_sites" in failures(broken)["job-guards"]
 
 
