@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from polyclinic.comparison.experiment import Plan, chosen_methods, run_plan, sit
 from polyclinic.errors import StudyError
 from polyclinic.evaluation.summary import summarise
 from polyclinic.jobs import load_job
+from polyclinic.storage import write_atomic
 from polyclinic.study import Study, load_study
 
 app = typer.Typer()
@@ -72,6 +74,8 @@ def compare(
 
     Example: polyclinic compare --sites h1 h2 h3 --methods local,fedmm --repeats 5 --json out.json
     """
+    if out is not None:
+        require_writable(out)
     folders = site_folders([*(sites or []), *(more or [])])
     chosen = chosen_methods([m.strip() for m in methods.split(",") if m.strip()])
     chosen |= job_method(job) if job else {}
@@ -87,13 +91,30 @@ def compare(
         "settings": settings_of(plan),
     }
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_atomic(out, (json.dumps(result, indent=1) + "\n").encode())
     output.emit(
         {k: v for k, v in result.items() if k != "records"},
         text=lambda: print_summary(summary),
         format=format,
     )
+
+
+def require_writable(path: Path) -> None:
+    """Find out before hours of training whether the result can be written.
+
+    Raises:
+        StudyError: it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            got = "a folder" if path.is_dir() else ""
+    except OSError as error:
+        got = type(error).__name__
+    if got:
+        raise StudyError(
+            expected="a file that can be written", got=got, remedy="name another with --json"
+        )
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:

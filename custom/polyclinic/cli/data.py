@@ -1,10 +1,12 @@
 """``polyclinic data``: is a cohort fit for a study, what shape has it, and one to try."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from polyclinic.cli import output
 from polyclinic.errors import StudyError
@@ -23,7 +25,11 @@ StudyOption = Annotated[
     Path | None,
     typer.Option("--study", help="study.json, its folder, or a job; default beside the site."),
 ]
-_MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "failed": "[bold red]failed[/]"}
+_MARKS = {
+    "ok": Text("ok", "green"),
+    "warning": Text("look", "yellow"),
+    "failed": Text("failed", "bold red"),
+}
 
 
 @app.command("check")
@@ -73,19 +79,14 @@ def describe(
 @app.command("generate")
 def generate(
     out: Annotated[Path, typer.Argument(help="Folder that receives three sites and a study.")],
-    seed: Annotated[int, typer.Option(help="The same seed gives the same hospitals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed, the same hospitals.")] = 0,
     format: output.FormatOption = "txt",  # noqa: A002
 ) -> None:
     """Three small, unlike, invented hospitals to try everything on."""
     from polyclinic.data.generator import BROKEN, generate_consortium
 
     with output.guarded(format):
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise StudyError(
-                expected="a folder that is empty or not there yet",
-                got="one with content",
-                remedy="name another folder",
-            )
+        _require_empty(out)
         sites = generate_consortium(out, seed)
         data = {"folder": str(out), "sites": [s.name for s in sites], "broken": BROKEN}
         lines = [f"wrote {out}: study.json, panels.json, {', '.join(s.name for s in sites)}"]
@@ -98,6 +99,27 @@ def generate(
             data,
             text=lambda: output.screen.print("\n".join(lines), markup=False),
             format=format,
+        )
+
+
+def _require_empty(out: Path) -> None:
+    """Make a folder, or find it empty.
+
+    Raises:
+        StudyError: it has content, or cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        got = "one with content" if any(out.iterdir()) else ""
+        if not got and not os.access(out, os.W_OK):
+            got = "one that cannot be written"
+    except OSError as error:
+        got = type(error).__name__
+    if got:
+        raise StudyError(
+            expected="a folder that is empty or not there yet",
+            got=got,
+            remedy="name another folder",
         )
 
 
@@ -142,9 +164,8 @@ def _print_check(findings: list[dict[str, Any]], ok: bool) -> None:
 
 
 def _message(message: str, remedy: str) -> str:
-    """A finding and what to do, with brackets that rich does not read as markup."""
-    text = f"{message}; {remedy}" if remedy else message
-    return text.replace("[", r"\[")
+    """A finding and what to do."""
+    return f"{message}; {remedy}" if remedy else message
 
 
 def _print_description(data: Mapping[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """``polyclinic job``: which jobs there are, what one says, whether it may be submitted."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +8,7 @@ import typer
 import polyclinic
 from polyclinic.cli import output
 from polyclinic.errors import PolyclinicError, StudyError
-from polyclinic.study import load_study
+from polyclinic.study import load_study, read_json
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -120,8 +119,8 @@ def _summary(folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = dict.fromkeys(("study", "algorithm", "rounds", "min_clients"))
     facts |= {"name": folder.name, "modalities": []}
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        server = json.loads((folder / "app/config/config_fed_server.json").read_text("utf-8"))
+        meta: Any = read_json(folder / "meta.json")
+        server: Any = read_json(folder / "app/config/config_fed_server.json")
         study = load_study(folder / "app" / "config")
         args = server["workflows"][0]["args"]
         facts["min_clients"] = meta["min_clients"]

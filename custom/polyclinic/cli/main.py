@@ -4,12 +4,17 @@ So ``polyclinic --help`` loads neither torch nor FLARE, and a noun that cannot b
 only itself.
 """
 
+import contextlib
 import importlib
+import os
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from polyclinic import __version__
 from polyclinic.cli import output
@@ -22,7 +27,6 @@ NOUNS = {
     "run": "Report on a run, or make a job that continues it.",
     "compare": "Run methods against each other in one process, many repeats.",
 }
-_USAGE_ERROR = 2
 
 
 def _show_version(asked: bool) -> None:
@@ -71,17 +75,95 @@ def _mount(root: typer.Typer, noun: str, summary: str) -> None:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Exit code of one command line: 0, 1 for a failed check, 4 for bad input."""
+    """Exit code of one command line: 0, 1 for a failed check, 4 for everything that went wrong.
+
+    A crash is never 1: a program would read it as a check that failed.
+    """
+    if sys.stdout is None:
+        output.errors.print("error: standard output is closed")
+        return output.BAD_INPUT
     try:
-        build(argv)(args=list(argv), prog_name="polyclinic")
+        code = _answer(argv)
+        sys.stdout.flush()
+    except OSError as error:
+        # The reader is gone or the disk is full: there is nowhere left to say it but here.
+        _drop_output()
+        output.errors.print(f"error: standard output cannot be written ({type(error).__name__})")
+        return output.BAD_INPUT
+    return code
+
+
+def _answer(argv: Sequence[str]) -> int:
+    """Exit code of a command line, with every error told in its format."""
+    wants_json = output.asked_format(argv) == "json"
+    try:
+        command = typer.main.get_command(build(argv))
+        code = command.main(args=list(argv), prog_name="polyclinic", standalone_mode=False)
     except PolyclinicError as error:
         output.refuse(error, output.asked_format(argv))
-        return output.BAD_INPUT
+    except TyperException as error:
+        _refuse_usage(error, wants_json)
+    except (typer.Abort, KeyboardInterrupt):
+        output.errors.print("stopped")
+    except BrokenPipeError:
+        raise
     except SystemExit as stop:
-        if stop.code == _USAGE_ERROR:
-            return output.BAD_INPUT
-        return stop.code if isinstance(stop.code, int) else output.OK
-    return output.OK
+        # Typer leaves with 1, and without a word, when the reader of a pipe is gone.
+        return output.OK if stop.code in (None, output.OK) else output.BAD_INPUT
+    except Exception as error:
+        if isinstance(error, OSError):
+            sys.stdout.flush()  # raises again when it is the output that cannot be written
+        _refuse_crash(error, wants_json)
+    else:
+        # A command returns None, a stop hands back its exit code.
+        known = {None: output.OK, output.OK: output.OK, output.FAILED_CHECK: output.FAILED_CHECK}
+        return known.get(code, output.BAD_INPUT)
+    return output.BAD_INPUT
+
+
+def _refuse_usage(error: TyperException, wants_json: bool) -> None:
+    """Tell a wrong word on the command line."""
+    context = getattr(error, "ctx", None)
+    path = getattr(context, "command_path", "polyclinic")
+    nothing = type(error).__name__ == "NoArgsIsHelpError"
+    told = "Expected a verb or option, got none." if nothing else _sentence(error)
+    if wants_json:
+        output.refuse_json("usage", told, f"see '{path} --help'")
+    elif not nothing:  # the help is on the screen already
+        output.errors.print("[bold red]error[/] (usage)", end=" ")
+        output.errors.print(f"{told} See '{path} --help'.", markup=False, soft_wrap=True)
+
+
+def _sentence(error: TyperException) -> str:
+    """What typer says of a wrong word."""
+    message: str = getattr(error, "format_message", lambda: str(error))()
+    return message
+
+
+def _refuse_crash(error: Exception, wants_json: bool) -> None:
+    """Tell a fault of this package by its kind and place; its text could name a patient."""
+    place = "an unknown place"
+    for frame in traceback.extract_tb(error.__traceback__):
+        if f"{os.sep}polyclinic{os.sep}" in frame.filename:
+            place = f"{Path(frame.filename).name} line {frame.lineno}"
+    kind = type(error).__name__
+    if isinstance(error, ImportError) and error.name:
+        kind += f" of {error.name}"
+    message = f"polyclinic {__version__} stopped at a fault of its own: {kind} in {place}."
+    hint = "report this sentence and the command, without data; nothing was checked"
+    if wants_json:
+        output.refuse_json("fault", message, hint)
+    else:
+        output.errors.print("[bold red]error[/] (fault)", end=" ")
+        output.errors.print(f"{message} To mend it: {hint}.", markup=False, soft_wrap=True)
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere, so that the interpreter does not stumble over it."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def app() -> None:

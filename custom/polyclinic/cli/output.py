@@ -9,6 +9,7 @@ output holds exactly one object::
 import json
 import math
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from polyclinic.errors import PolyclinicError
 
@@ -30,9 +32,32 @@ FormatOption = Annotated[
 
 T = TypeVar("T")
 
+
+def printable(text: str) -> str:
+    """The text without what moves a cursor, renames a window or turns the direction of writing.
+
+    Names come from files that others wrote; a terminal obeys what stands in them.
+    """
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in _ORDERS)
+
+
+class _Screen(Console):
+    """A console that prints names and never obeys them, and leaves a broken pipe to the caller."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The text as rich shows it, without control characters."""
+        return super().render_str(printable(text), **options)
+
+    def on_broken_pipe(self) -> None:
+        """Raise: rich would leave with exit code 1, which says that a check failed."""
+        raise BrokenPipeError
+
+
+# Control, format and surrogate characters.
+_ORDERS = frozenset({"Cc", "Cf", "Cs"})
 # Progress and errors go to standard error, so that standard output can be piped.
-screen = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+screen = _Screen(highlight=False)
+errors = _Screen(stderr=True, highlight=False)
 
 
 def envelope(
@@ -99,18 +124,16 @@ def refuse(error: PolyclinicError, format: str = "") -> None:  # noqa: A002
     """Print an error where the reader of this format looks for it."""
     if (format or asked_format(sys.argv)) == "json":
         message = f"Expected {error.expected}, got {error.got}."
-        _print_json(
-            envelope(
-                {"owner": error.owner},
-                exit_code=BAD_INPUT,
-                code=error.code,
-                message=message,
-                hint=error.remedy,
-            )
-        )
+        refuse_json(error.code, message, error.remedy, {"owner": error.owner})
     else:
         errors.print(f"[bold red]error[/] ({error.code})", end=" ")
         errors.print(str(error), markup=False)
+
+
+def refuse_json(code: str, message: str, hint: str, data: Mapping[str, Any] | None = None) -> None:
+    """Print the envelope of bad input."""
+    told = envelope(data or {}, exit_code=BAD_INPUT, code=code, message=message, hint=hint)
+    _print_json(told)
 
 
 def asked_format(argv: Sequence[str]) -> Format:
@@ -121,12 +144,17 @@ def asked_format(argv: Sequence[str]) -> Format:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; columns whose every cell is a number are set flush right."""
+    """Print a table; columns whose every cell is a number are set flush right.
+
+    Cells are shown as they are, brackets included; a cell with colours is a rich ``Text``. The
+    first column holds names and is not broken into lines.
+    """
     cells = [list(row) for row in rows]
-    drawn = Table(title=title or None, title_justify="left", header_style="bold")
+    drawn = Table(title=_shown(title) if title else None, title_justify="left", header_style="bold")
     for i, column in enumerate(columns):
         numeric = bool(cells) and all(isinstance(row[i], int | float) for row in cells)
-        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        side: Literal["left", "right"] = "right" if numeric else "left"
+        drawn.add_column(_shown(column), justify=side, overflow="fold", no_wrap=i == 0)
     for row in cells:
         drawn.add_row(*(_cell(value) for value in row))
     screen.print(drawn)
@@ -158,14 +186,21 @@ def track(items: Sequence[T], description: str) -> Iterator[T]:
             advance(1)
 
 
-def _cell(value: object) -> str:
+def _cell(value: object) -> Text:
+    if isinstance(value, Text):
+        return value
     if isinstance(value, float):
-        return f"{value:.3f}" if math.isfinite(value) else "-"
-    return str(value)
+        return Text(f"{value:.3f}" if math.isfinite(value) else "-")
+    return _shown(str(value))
+
+
+def _shown(text: str) -> Text:
+    return Text(printable(text))
 
 
 def _print_json(payload: Mapping[str, Any]) -> None:
-    sys.stdout.write(json.dumps(_finite(payload), indent=2, ensure_ascii=False) + "\n")
+    # ASCII, so that no name can disturb a terminal, whatever its encoding.
+    sys.stdout.write(json.dumps(_finite(payload), indent=2) + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -16,10 +16,10 @@ from polyclinic.algorithms.presets import Method
 from polyclinic.comparison.federation import run_federation
 from polyclinic.data.batch import Patients, SplitName
 from polyclinic.data.cohort import Cohort, merge, open_cohort
-from polyclinic.errors import StudyError
+from polyclinic.errors import PolyclinicError, StudyError
 from polyclinic.evaluation.metrics import scores
 from polyclinic.exchange import State, Tensors
-from polyclinic.settings import load_settings
+from polyclinic.settings import SiteSettings, load_settings
 from polyclinic.study import Study
 
 SETTINGS_FILE = "polyclinic.yaml"
@@ -74,19 +74,29 @@ def site_folders(given: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(found)
 
 
+def distinct_settings(folders: Sequence[Path]) -> list[SiteSettings]:
+    """The settings of the sites.
+
+    Raises:
+        PolyclinicError: a file that cannot be read, or two sites of one name.
+    """
+    found = [load_settings(p / SETTINGS_FILE) for p in folders]
+    if len({s.site for s in found}) != len(found):
+        raise StudyError(
+            expected="different site names",
+            got="one twice",
+            remedy=f"correct 'site' in {SETTINGS_FILE}",
+        )
+    return found
+
+
 def open_sites(plan: Plan) -> dict[str, Cohort]:
     """The cohorts of all sites, by site name in order.
 
     Raises:
         PolyclinicError: a site that cannot take part, or two of one name.
     """
-    opened = [open_cohort(load_settings(p / SETTINGS_FILE), plan.study) for p in plan.sites]
-    if len({c.site for c in opened}) != len(opened):
-        raise StudyError(
-            expected="different site names",
-            got="one twice",
-            remedy=f"correct 'site' in {SETTINGS_FILE}",
-        )
+    opened = [open_cohort(s, plan.study) for s in distinct_settings(plan.sites)]
     return {c.site: c for c in sorted(opened, key=lambda c: c.site)}
 
 
@@ -170,17 +180,25 @@ class _Worker:
         return [*records, seconds]
 
 
-_worker: _Worker | None = None
+_worker: _Worker | PolyclinicError | None = None
 
 
 def _start(plan: Plan) -> None:
-    """Prepare a worker process: one thread each, cohorts read once."""
+    """Prepare a worker process: one thread each, cohorts read once.
+
+    An error is kept for the first run: raised here it would only break the pool.
+    """
     global _worker
     torch.set_num_threads(1)
-    _worker = _Worker(plan, open_sites(plan))
+    try:
+        _worker = _Worker(plan, open_sites(plan))
+    except PolyclinicError as error:
+        _worker = error
 
 
 def _run(name: str, repeat: int) -> list[Record]:
+    if isinstance(_worker, PolyclinicError):
+        raise _worker
     if _worker is None:
         raise RuntimeError("Expected a started worker.")
     return _worker.run(name, repeat)
@@ -190,7 +208,11 @@ def run_plan(plan: Plan, advance: Callable[[int], None]) -> tuple[list[Record], 
     """All records, and the seconds of every run; ``advance(1)`` after each.
 
     Every run has its own seeds and one thread, so the number of workers changes no figure.
+
+    Raises:
+        PolyclinicError: a site that cannot take part, two of one name, or a run that failed.
     """
+    distinct_settings(plan.sites)
     tasks, done = plan.tasks(), dict[tuple[str, int], list[Record]]()
     if plan.workers == 1:
         _start(plan)
