@@ -65,15 +65,26 @@ def load_plan(cohort: str, name: str) -> Plan:
     return plan
 
 
+def file_in(source: Path, name: str) -> Path:
+    """A file of the download.
+
+    Raises:
+        DataError: it is not there.
+    """
+    if not (source / name).is_file():
+        raise DataError(
+            expected=f"{name} in the source folder",
+            got="no such file",
+            remedy="docs/quickstart.md says where it is from",
+        )
+    return source / name
+
+
 def read_table(source: Path, table: Table) -> pd.DataFrame:
     """One modality, rows by patient, float32, NaN where not measured."""
     parts = []
     for name in table.files:
-        path = source / name
-        if not path.is_file():
-            raise DataError(
-                expected=f"{name} in the source folder", got="no such file", remedy="download it"
-            )
+        path = file_in(source, name)
         part = pd.read_csv(path) if ".csv" in name else pd.read_parquet(path).reset_index()
         parts.append(part.set_index("patient"))
     frame = pd.concat(parts)
@@ -94,11 +105,13 @@ def informative(frame: pd.DataFrame) -> list[str]:
 
 def read_patients(source: Path, layout: Layout) -> pd.DataFrame:
     """Label, hospital and region of every patient with one of the classes."""
-    listed = pd.read_csv(source / "patients.csv", low_memory=False).set_index("patient")
+    listed = pd.read_csv(file_in(source, "patients.csv"), low_memory=False).set_index("patient")
     columns = {layout.column: layout.label, "hospital": "hospital", "region": "region"}
     people = listed[list(columns)].rename(columns=columns)
     if layout.hospitals:
-        extra = pd.read_csv(source / layout.hospitals, low_memory=False).set_index("patient")
+        extra = pd.read_csv(file_in(source, layout.hospitals), low_memory=False).set_index(
+            "patient"
+        )
         more = pd.DataFrame(
             {
                 layout.label: extra["cohort"].str.lower(),
@@ -230,8 +243,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("cohort", choices=sorted(LAYOUTS))
     parser.add_argument("--source", type=Path, required=True, help="folder of the download")
-    parser.add_argument("--plan", default="paper3", help="name in poc/plans, or a JSON file")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--plan",
+        default="paper3",
+        help="name in poc/plans, or a JSON file (default: %(default)s)",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, one per plan")
     asked = parser.parse_args(argv)
     try:
         rows = build(asked.cohort, asked.source, load_plan(asked.cohort, asked.plan), asked.out)

@@ -133,11 +133,12 @@ def test_a_plan_that_does_not_fit_is_refused(cohorts, download, tmp_path, capsys
     assert told in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_download_that_lacks_a_table_is_refused_by_name(cohorts, download, tmp_path, capsys):
-    (download / "brca_mut.parquet").unlink()
+@pytest.mark.parametrize("name", ["brca_mut.parquet", "patients.csv"])
+def test_a_download_that_lacks_a_file_is_refused_by_name(cohorts, download, tmp_path, capsys, name):
+    (download / name).unlink()
     argv = ["tcga_brca", "--source", str(download), "--out", str(tmp_path / "out")]
     assert cohorts.main(argv) == 4
-    assert "brca_mut.parquet" in capsys.readouterr().err
+    assert name in capsys.readouterr().err
 
 
 def test_sites_of_another_plan_in_the_same_folder_are_refused(cohorts, download, tmp_path, capsys):
