@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from federation import REPO, SERVER, Federation, wait_for
-from runs import copy_job, ledger, rounds, run_folder
+from runs import assert_equals_one_process, copy_job, ledger, rounds, run_folder
 
 from polyclinic.flare.resume import make_resume_job
 
@@ -89,3 +89,5 @@ def test_f05_a_killed_server_costs_at_most_one_round(
     assert federation.wait(resumed, 150) == "FINISHED:COMPLETED"
     assert [r["round"] for r in rounds(federation, run)] == list(range(1, LAST + 1))
     assert done >= 3
+    # As if nothing had happened: the final model is that of a run without interruption.
+    assert_equals_one_process(federation, run, job)
