@@ -270,7 +270,7 @@ def test_every_task_after_the_census_says_how_many_sites_answered_it(tmp_path: P
         {"most_share": 0.0},
         {"most_share": 1.5},
         {"most_patients": 0},
-        {"min_sites": 0},
+        {"min_sites": 1},
         {"round_deadline": 0},
         {"start_round": 2},
         {"stages": ["dance"]},

@@ -113,6 +113,7 @@ def read_configs(archive: ZipFile, *, app: bool = False) -> tuple[dict[str, Any]
             faults.append(Fault(place, "not plain JSON", "mend the file"))
             continue
         faults += config_faults(place, configs[place])
+        faults += _place_faults(place, configs[place]) if not faults else []
     return configs, faults
 
 
@@ -123,27 +124,29 @@ def _known(place: str) -> bool:
 
 
 def config_faults(where: str, config: Any) -> Iterator[Fault]:
-    """Faults of a config's text: what FLARE would substitute, and classes out of their place.
-
-    A class outside the package is the business of FLARE's list, which the consortium signs.
-    """
+    """Faults of a config's text: what FLARE would replace, and classes by another key than path."""
     if not isinstance(config, dict):
         yield Fault(where, "not an object", "copy one of ours")
         return
     for trail, key, value in walk(config):
         if any(isinstance(t, str) and _SUBSTITUTED.search(t) for t in (key, value)):
-            # Said without the text: at a hospital it may be replaced already.
+            # The text is not repeated, nor the trail, which may hold it.
             yield Fault(
-                where, "a text with '{', '}' or '$'", "write values out; FLARE would replace"
+                where, "a text with '{', '}' or '$'", "FLARE would replace it; write it out"
             )
             return
         if key in _OTHER_CLASS_KEYS:
             yield Fault(f"{where}:{trail}", f"the key '{key}'", "name a class by 'path'")
-        path = value.get("path") if isinstance(value, dict) else None
+
+
+def _place_faults(where: str, config: Any) -> Iterator[Fault]:
+    """Classes of this package out of their place; of others FLARE's list says, which is signed."""
+    for _, spec in specs(config):
+        path = spec["path"]
         ours = isinstance(path, str) and path.partition(".")[0] == "polyclinic"
-        if ours and path != SOCKETS[where] and not str(path).startswith(ALGORITHMS):
-            fix = f"here stand {SOCKETS[where]} and classes under {ALGORITHMS[:-1]}"
-            yield Fault(f"{where}:{trail}", "a class that is no part of a job", fix)
+        if ours and path != SOCKETS[where] and not path.startswith(ALGORITHMS):
+            fix = f"name {SOCKETS[where]} and classes under {ALGORITHMS[:-1]}"
+            yield Fault(where, "a class that is no part of a job", fix)
 
 
 def rounds_faults(config: Any, meta: Mapping[str, Any], minimum: int) -> Iterator[Fault]:
