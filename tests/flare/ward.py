@@ -183,5 +183,10 @@ def plain(rounds: int, **args: Any) -> Rounds:
     """A counting job with short deadlines."""
     from flare.counting import CountingServer
 
-    settings: dict[str, Any] = {"min_sites": 2, "round_deadline": 1.5, "fetch_deadline": 1.0}
+    settings: dict[str, Any] = {
+        "min_sites": 2,
+        "round_deadline": 1.5,
+        "fetch_deadline": 1.0,
+        "census_deadline": 1.5,
+    }
     return Rounds(CountingServer(), rounds, **(settings | args))

@@ -40,6 +40,8 @@ class Rounds(Controller):
         min_sites: fewest good answers for a round to count, 2 at least.
         round_deadline: seconds a round may take.
         fetch_deadline: seconds in which a site must fetch its task, or it is not waited for.
+        census_deadline: seconds for the first answer, before which a site starts its training
+            process and reads its cohort; the round's deadline when that is longer.
         most_patients: largest number of patients a site may announce.
         most_share: largest part of a mean's patients one site may weigh, of those announced; above
             it a site is cut off at that part. 1, the default, believes the census.
@@ -56,6 +58,7 @@ class Rounds(Controller):
         min_sites: int = 2,
         round_deadline: float = 3600.0,
         fetch_deadline: float = 120.0,
+        census_deadline: float = 300.0,
         most_patients: int = MOST_PATIENTS,
         most_share: float = 1.0,
         run: str = "",
@@ -70,7 +73,7 @@ class Rounds(Controller):
             _refuse("0 <= start_round <= rounds, and a run id with start_round", "start_round")
         if min_sites < FEWEST_SITES:
             _refuse(f"{FEWEST_SITES} sites or more", "min_sites")
-        if min(round_deadline, fetch_deadline) <= 0 or most_patients < 1:
+        if min(round_deadline, fetch_deadline, census_deadline) <= 0 or most_patients < 1:
             _refuse("positive numbers", "the deadlines or most_patients")
         if not 0 < most_share <= 1:
             _refuse("a part in (0, 1]", "most_share")
@@ -78,6 +81,7 @@ class Rounds(Controller):
             _refuse(f"stages among {', '.join(STAGES)}", "stages")
         self.server, self.rounds, self.min_sites = server, rounds, min_sites
         self.round_deadline, self.fetch_deadline = round_deadline, fetch_deadline
+        self.census_deadline = census_deadline
         self.most_patients, self.most_share = most_patients, most_share
         self.run, self.start_round = run, start_round
         self.stages = tuple(s for s in STAGES if s in wanted)
@@ -193,6 +197,7 @@ class Rounds(Controller):
             self.min_sites,
             self.round_deadline,
             self.fetch_deadline,
+            max(self.round_deadline, self.census_deadline),
             self.stages,
             self.most_patients,
         )

@@ -51,6 +51,7 @@ class Terms:
         min_sites: fewest good answers for a round to count.
         round_deadline: seconds a round may take.
         fetch_deadline: seconds in which a site must fetch its task, or it is not waited for.
+        census_deadline: seconds for the census.
         stages: which of ``STAGES`` are run.
         most_patients: largest number of patients a site may announce.
     """
@@ -60,6 +61,7 @@ class Terms:
     min_sites: int
     round_deadline: float
     fetch_deadline: float
+    census_deadline: float
     stages: tuple[str, ...]
     most_patients: int
 
@@ -197,8 +199,12 @@ class StudyRun:
             "stage": stage,
             "run": self._terms.run,
             "rounds": self._terms.rounds,
-            "deadline": self._terms.round_deadline,
+            "deadline": self._deadline(stage),
         }
+
+    def _deadline(self, stage: str) -> float:
+        """Seconds in which a stage's question is answered."""
+        return self._terms.census_deadline if stage == CENSUS else self._terms.round_deadline
 
     def _questions(self, stage: str, t: int) -> tuple[dict[str, Shareable], Record]:
         """Each site's task, and the bytes of tensors in it by site and group.
@@ -219,7 +225,7 @@ class StudyRun:
             self._controller,
             stage,
             questions,
-            deadline_s=self._terms.round_deadline,
+            deadline_s=self._deadline(stage),
             fetch_s=self._terms.fetch_deadline,
             attendance=self.attendance,
         )
