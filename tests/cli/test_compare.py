@@ -1,6 +1,7 @@
 """``polyclinic compare`` on the generated consortium."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,37 @@ def test_every_method_builds_two_halves_of_one_contract(name: str, consortium: P
     study = method.adapted(load_study(consortium))
     assert client.contract(study) == server.contract(study)
     assert set(server.initial(study).tensors) == set(server.contract(study).specs)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_two_sites_of_one_name_are_one_sentence(
+    workers: str, consortium: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(consortium / "site-3", tmp_path / "again")
+    sites = [str(consortium / "site-3"), str(tmp_path / "again"), "--study", str(consortium)]
+    command = ["compare", "--sites", *sites, "--repeats", "1", "--methods", "local"]
+    assert run([*command, "--workers", workers, "--format", "json"]) == 4
+    assert "different site names" in json.loads(capsys.readouterr().out)["message"]
+
+
+def test_a_site_that_cannot_take_part_is_one_sentence_from_a_worker_too(
+    consortium: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(consortium / "site-3", tmp_path / "site-3")
+    (tmp_path / "site-3" / "manifest.csv").unlink()
+    sites = ["--sites", str(tmp_path), "--study", str(consortium), "--workers", "2"]
+    command = ["compare", *sites, "--repeats", "1", "--methods", "local", "--format", "json"]
+    assert run(command) == 4
+    assert json.loads(capsys.readouterr().out)["code"] == "rejected"
+
+
+@pytest.mark.parametrize("place", ["/proc/none/out.json", "."])
+def test_a_result_that_cannot_be_written_is_told_before_anything_is_trained(
+    place: str,
+    consortium: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("polyclinic.cli.compare.run_plan", lambda *_: pytest.fail("was trained"))
+    assert compare(consortium, Path(place)) == 4
+    assert "can be written" in " ".join(capsys.readouterr().err.split())

@@ -77,3 +77,26 @@ def test_generate_does_not_write_over_anything(tmp_path: Path, capsys) -> None:
     (tmp_path / "mine").touch()
     assert asked(capsys, "data", "generate", str(tmp_path))[0] == 4
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("words", [["/proc/none/here"], ["new", "--seed", "-1"]], ids=str)
+def test_a_consortium_that_cannot_be_written_is_bad_input(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, said = asked(capsys, "data", "generate", *words)
+    assert (code, said["exit_code"]) == (4, 4)
+    assert not list(tmp_path.iterdir())
+
+
+def test_classes_and_columns_cannot_command_the_terminal(
+    consortium: Path, tmp_path: Path, capsys
+) -> None:
+    study = json.loads((consortium / "study.json").read_text())
+    panels = json.loads((consortium / "panels.json").read_text())
+    panels["cnv"]["features"].append("\x1b]0;owned\x07[/nope]")
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    (tmp_path / "panels.json").write_text(json.dumps(panels))
+    argv = ["data", "check", str(consortium / "site-3"), "--study", str(tmp_path)]
+    assert run(argv) == 0
+    shown = capsys.readouterr().out
+    assert "owned" in shown
+    assert not {"\x1b", "\x07"} & set(shown)

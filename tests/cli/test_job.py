@@ -76,3 +76,14 @@ def test_a_job_with_a_fault_is_not_bundled(spoiled, tmp_path, capsys):
     code, _ = told(capsys, "bundle", str(spoiled), str(tmp_path / "out"))
     assert code == 4
     assert not (tmp_path / "out").exists()
+
+
+def test_a_job_nested_too_deeply_is_listed_without_its_facts(tmp_path, capsys):
+    config = tmp_path / "deep" / "app" / "config"
+    config.mkdir(parents=True)
+    for name in ("config_fed_server.json", "config_fed_client.json", "study.json"):
+        (config / name).write_text("[" * 100_000)
+    (tmp_path / "deep" / "meta.json").write_text("[" * 100_000)
+    code, answer = told(capsys, "list", "--jobs", str(tmp_path))
+    assert code == 0
+    assert [(j["name"], j["study"]) for j in answer["data"]["jobs"]] == [("deep", None)]

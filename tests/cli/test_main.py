@@ -35,9 +35,116 @@ def test_an_unknown_word_is_bad_input(argv, capsys):
 
 def test_a_noun_that_cannot_be_imported_breaks_only_itself(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "polyclinic.cli.data", None)
-    with pytest.raises(ImportError):
-        main.run(["data", "check"])
+    assert main.run(["data", "check"]) == 4
+    assert "polyclinic.cli.data" in capsys.readouterr().err
     assert main.run(["--help"]) == 0
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["frob", "--format", "json"],
+        ["data", "--format", "json"],
+        ["data", "frob", "--format", "json"],
+        ["data", "check", "--format", "json"],
+        ["data", "generate", "x", "--seed", "-1", "--format=json"],
+        ["compare", "--repeats", "0", "--format", "json"],
+        ["--format", "json"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_word_is_an_envelope_for_who_asked_for_json(argv, capsys):
+    assert main.run(argv) == 4
+    told = json.loads(capsys.readouterr().out)
+    assert (told["status"], told["exit_code"], told["code"]) == ("error", 4, "usage")
+    assert "--help" in told["hint"]
+
+
+def noun(monkeypatch, verb) -> None:
+    """Make ``polyclinic data`` this one command."""
+    app = typer.Typer()
+    app.command("data")(verb)
+    module = type(sys)("polyclinic.cli.data")
+    module.app = app
+    monkeypatch.setitem(sys.modules, "polyclinic.cli.data", module)
+
+
+@pytest.mark.parametrize("kind", [ValueError, RecursionError, OSError])
+def test_a_crash_is_no_failed_check_and_quotes_nothing(kind, monkeypatch, capsys):
+    def data(format: str = "txt") -> None:  # noqa: A002
+        raise kind("secret")
+
+    noun(monkeypatch, data)
+    assert main.run(["data", "--format", "json"]) == 4
+    told = capsys.readouterr()
+    envelope = json.loads(told.out)
+    assert (envelope["exit_code"], envelope["code"]) == (4, "fault")
+    assert kind.__name__ in envelope["message"]
+    assert main.run(["data"]) == 4
+    plain = capsys.readouterr()
+    assert kind.__name__ in plain.err
+    assert "secret" not in told.out + told.err + plain.out + plain.err
+    assert "Traceback" not in plain.err
+
+
+def test_an_interruption_is_no_failed_check(monkeypatch, capsys):
+    def data() -> None:
+        raise KeyboardInterrupt
+
+    noun(monkeypatch, data)
+    assert main.run(["data"]) == 4
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [0, 1, 4])
+def test_the_code_a_command_leaves_with_is_the_command_lines(code, monkeypatch):
+    def data() -> None:
+        raise typer.Exit(code)
+
+    noun(monkeypatch, data)
+    assert main.run(["data"]) == code
+
+
+@pytest.mark.parametrize(
+    "onto", [">&-", ">/dev/full", "| true"], ids=["closed", "full", "broken pipe"]
+)
+@pytest.mark.parametrize("form", ["txt", "json"])
+def test_output_that_cannot_be_written_is_one_sentence(onto, form, tmp_path):
+    line = f'"{sys.executable}" -m polyclinic.cli.main job list --jobs . --format {form} {onto}'
+    done = subprocess.run(
+        ["bash", "-c", f"{line}; echo ${{PIPESTATUS[0]}} >&2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    *told, code = done.stderr.splitlines()
+    piped = onto == "| true"  # it may take a short answer before its reader is gone
+    assert int(code) in ((0, 4) if piped else (4,))
+    assert [line[:6] for line in told] in ([["error:"], []] if piped else [["error:"]])
+
+
+HOSTILE = "a\x1b]0;owned\x07\x1b[2J\u202eb[/]\x9b"
+
+
+def test_names_cannot_command_the_terminal(capsys):
+    output.table(HOSTILE, [HOSTILE], [[HOSTILE]])
+    output.screen.print(HOSTILE, markup=False)
+    with pytest.raises(typer.Exit), output.guarded("txt"):
+        raise DataError(expected=HOSTILE, got="x", remedy="mend it")
+    output.emit({"name": HOSTILE}, text=lambda: None, format="json")
+    told = capsys.readouterr()
+    shown = told.out + told.err
+    assert "]0;owned" in shown
+    assert not {"\x1b", "\x07", "\u202e", "\x9b"} & set(shown)
+
+
+def test_the_names_of_the_first_column_are_not_broken(capsys, monkeypatch):
+    monkeypatch.setattr(output.screen, "_width", 60)
+    names = ["fedmm_plus_prototype_smoothing", "local"]
+    output.table("", ["method", "found"], [[n, "word " * 30] for n in names])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(any(n in line for line in lines) for n in names)
 
 
 def test_a_noun_of_one_command_stays_one_command(monkeypatch):

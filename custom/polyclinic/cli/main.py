@@ -85,10 +85,10 @@ def run(argv: Sequence[str]) -> int:
     try:
         code = _answer(argv)
         sys.stdout.flush()
-    except OSError as error:
+    except OSError:
         # The reader is gone or the disk is full: there is nowhere left to say it but here.
         _drop_output()
-        output.errors.print(f"error: standard output cannot be written ({type(error).__name__})")
+        output.errors.print("error: standard output cannot be written")
         return output.BAD_INPUT
     return code
 
@@ -105,14 +105,12 @@ def _answer(argv: Sequence[str]) -> int:
         _refuse_usage(error, wants_json)
     except (typer.Abort, KeyboardInterrupt):
         output.errors.print("stopped")
-    except BrokenPipeError:
+    except (BrokenPipeError, output.Undelivered):
         raise
     except SystemExit as stop:
         # Typer leaves with 1, and without a word, when the reader of a pipe is gone.
         return output.OK if stop.code in (None, output.OK) else output.BAD_INPUT
     except Exception as error:
-        if isinstance(error, OSError):
-            sys.stdout.flush()  # raises again when it is the output that cannot be written
         _refuse_crash(error, wants_json)
     else:
         # A command returns None, a stop hands back its exit code.

@@ -33,6 +33,10 @@ FormatOption = Annotated[
 T = TypeVar("T")
 
 
+class Undelivered(OSError):
+    """Standard output took no more: its reader is gone or its disk is full."""
+
+
 def printable(text: str) -> str:
     """The text without what moves a cursor, renames a window or turns the direction of writing.
 
@@ -96,12 +100,16 @@ def emit(
 
     Raises:
         typer.Exit: with code 1 when not ``ok``.
+        Undelivered: standard output cannot be written.
     """
-    if format == "json":
-        code = OK if ok else FAILED_CHECK
-        _print_json(envelope(data, exit_code=code, code="" if ok else "failed_check"))
-    else:
-        text()
+    try:
+        if format == "json":
+            code = OK if ok else FAILED_CHECK
+            _print_json(envelope(data, exit_code=code, code="" if ok else "failed_check"))
+        else:
+            text()
+    except OSError as error:
+        raise Undelivered from error
     if not ok:
         raise typer.Exit(FAILED_CHECK)
 
