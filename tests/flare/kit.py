@@ -15,10 +15,11 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
 
-from polyclinic.exchange import State
+from polyclinic.exchange import Contract, State, TensorSpec
 from polyclinic.flare import child
 from polyclinic.flare.convert import task_data
 from polyclinic.flare.executor import SiteExecutor
+from polyclinic.flare.site import CONTRACT
 
 JOB = "3f2d0c8e-0000-4000-8000-000000000001"
 COMMAND = (sys.executable, str(Path(__file__).with_name("plugin_worker.py")))
@@ -105,6 +106,13 @@ class Kit:
         meta = {JobMetaKey.JOB_CLIENTS: [{"name": f"site-{i + 1}"} for i in range(self.sites)]}
         fl_ctx.set_prop(FLContextKey.JOB_META, meta)
         return fl_ctx
+
+
+def agreed(fl_ctx: FLContext, tensors: dict[str, Any]) -> FLContext:
+    """The context as the executor leaves it when the job's contract is these tensors."""
+    specs = {n: TensorSpec(a.shape, "cnv" if ".cnv" in n else None) for n, a in tensors.items()}
+    fl_ctx.set_prop(CONTRACT, Contract(specs), private=True, sticky=False)
+    return fl_ctx
 
 
 def executor(monkeypatch: Any, run: str = "", **args: Any) -> SiteExecutor:

@@ -13,7 +13,7 @@ from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 
-from flare.kit import JOB, Kit, ask, executor
+from flare.kit import JOB, Kit, agreed, ask, executor
 from polyclinic.errors import CheckpointError, ContractViolation, SiteError
 from polyclinic.exchange import Update
 from polyclinic.flare.audit import FILE, ROUND, RUN, EgressAudit
@@ -38,7 +38,7 @@ def lines(kit: Kit) -> list[Record]:
 
 
 def context(kit: Kit) -> FLContext:
-    fl_ctx = kit.context("train")
+    fl_ctx = agreed(kit.context("train"), WEIGHTS)
     fl_ctx.set_prop(RUN, "first-job", private=True, sticky=False)
     fl_ctx.set_prop(ROUND, 3, private=True, sticky=False)
     return fl_ctx

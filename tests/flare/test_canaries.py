@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
 from nvflare.app_common.decomposers import common_decomposers, numpy_decomposers
 from nvflare.fuel.utils import fobs
 
@@ -47,9 +49,10 @@ def replies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, byte
             site = executor(patch, fault=fault, words=WORDS)
             try:
                 for task in ("census", "train", "finalise", "evaluate"):
-                    reply = ask(site, kit, task, request(1))
+                    fl_ctx = kit.context(task)
+                    reply = site.execute(task, request(1), fl_ctx, Signal())
                     found[f"{fault or 'healthy'}, {task}, unfiltered"] = wire(reply)
-                    found[f"{fault or 'healthy'}, {task}"] = filtered(reply, kit, task)
+                    found[f"{fault or 'healthy'}, {task}"] = filtered(reply, fl_ctx)
             finally:
                 stop(site)
         yield found
@@ -83,10 +86,10 @@ def wire(reply: Shareable) -> bytes:
     return content
 
 
-def filtered(reply: Shareable, kit: Kit, task: str) -> bytes:
+def filtered(reply: Shareable, fl_ctx: FLContext) -> bytes:
     """What the filter lets out; nothing when it refuses."""
     try:
-        return wire(EgressFilter().process(reply, kit.context(task)))
+        return wire(EgressFilter().process(reply, fl_ctx))
     except PolyclinicError as error:
         return str(error).encode()
 

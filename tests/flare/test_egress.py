@@ -14,12 +14,11 @@ from nvflare.apis.utils.task_utils import apply_filters
 from nvflare.private.fed.app.fl_conf import create_privacy_manager
 from nvflare.private.privacy_manager import Scope
 
-from flare.kit import Kit
+from flare.kit import Kit, agreed
 from polyclinic.errors import ContractViolation, PolyclinicError, SiteError
-from polyclinic.exchange import Contract, TensorSpec, Update
+from polyclinic.exchange import Update
 from polyclinic.flare.convert import ERROR, read_reply, reply
 from polyclinic.flare.egress import ALLOW, EgressFilter
-from polyclinic.flare.site import CONTRACT
 from polyclinic.flare.words import WITHHELD
 
 SECRET = np.full(3, 7.0, np.float32)
@@ -40,7 +39,10 @@ def trained(tensors: dict[str, Any] | None = None, **scalars: Any) -> Shareable:
 
 
 def leaves(shareable: Shareable, kit: Kit, task: str = "train", **args: Any) -> Shareable:
-    return EgressFilter(**args).process(shareable, kit.context(task))
+    """What the filter lets out of a reply whose tensors the contract would allow."""
+    content = shareable.get("DXO", {}).get("data", {})
+    arrays = {n: a for n, a in content.items() if isinstance(a, np.ndarray)}
+    return EgressFilter(**args).process(shareable, agreed(kit.context(task), arrays))
 
 
 @pytest.fixture
@@ -211,7 +213,6 @@ def test_class_counts_of_a_cell_or_more_leave(tmp_path: Path) -> None:
     assert read_reply(out).tensors["store.count.cnv"].tolist() == [11, 40]
 
 
-CONTRACTED = {n: TensorSpec(a.shape, None if "fu" in n else "cnv") for n, a in GOOD.items()}
 DEVIATIONS: dict[str, dict[str, Any]] = {
     "another name": GOOD | {"enc.cnv.patients": SECRET},
     "a name less": {n: a for n, a in GOOD.items() if n != "fuse.weight"},
@@ -222,17 +223,20 @@ DEVIATIONS: dict[str, dict[str, Any]] = {
 
 
 def under_contract(kit: Kit, tensors: dict[str, Any]) -> Shareable:
-    fl_ctx = kit.context("train")
-    fl_ctx.set_prop(CONTRACT, Contract(CONTRACTED), private=True, sticky=False)
-    return EgressFilter().process(trained(tensors), fl_ctx)
+    return EgressFilter().process(trained(tensors), agreed(kit.context("train"), GOOD))
 
 
 def test_exactly_the_jobs_contract_leaves(kit: Kit) -> None:
     assert read_reply(under_contract(kit, GOOD)).tensors.keys() == GOOD.keys()
 
 
+def test_without_a_contract_no_tensor_leaves(kit: Kit) -> None:
+    with pytest.raises(ContractViolation, match="contract"):
+        EgressFilter().process(trained(), kit.context("train"))
+
+
 def test_a_modality_that_too_few_carry_may_be_absent_as_a_whole(kit: Kit) -> None:
-    shared = {n: a for n, a in GOOD.items() if CONTRACTED[n].holder is None}
+    shared = {n: a for n, a in GOOD.items() if ".cnv" not in n}
     assert read_reply(under_contract(kit, shared)).tensors.keys() == shared.keys()
 
 
@@ -359,7 +363,7 @@ def test_our_own_sentences_pass(kit: Kit, kind: type[PolyclinicError]) -> None:
 
 
 def test_the_filter_runs_in_the_sites_scope_as_flare_applies_it(kit: Kit) -> None:
-    scope, fl_ctx = Scope(), kit.context("train")
+    scope, fl_ctx = Scope(), agreed(kit.context("train"), GOOD)
     scope.add_task_result_filter(EgressFilter(), FilterKey.OUT)
     fl_ctx.set_prop(FLContextKey.SCOPE_OBJECT, scope)
 

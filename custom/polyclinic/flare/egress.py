@@ -4,8 +4,8 @@ Guarantees, for every reply the filter returns:
 
 - it is built anew from parts that were checked one by one; nothing else of the reply is kept;
 - tensors are finite real arrays whose names match the site's patterns, belong to modalities the
-  site holds, and are never ``personal.*``; where the training process stated the contract of the
-  job, names, shapes and dtypes are exactly that contract's;
+  site holds, and are never ``personal.*``; names, shapes and dtypes are exactly those of the
+  contract that the site's training process derived from the job;
 - a count of a class is a vote (0 or 1) or no smaller than the site's smallest cell, and a class
   without one has no mean;
 - scalars and metrics are those of ``polyclinic.flare.figures``;
@@ -50,7 +50,7 @@ SPECIMENS = (
 PROTO, COUNT = "store.proto.", "store.count."
 BY_MODALITY = re.compile(r"^(?:enc|head|store\.(?:proto|count))\.([^.]+)")
 WORDS = re.compile(r"[A-Za-z0-9_.]{1,128}")
-DTYPES = frozenset({"float16", "float32", "float64"})
+DTYPES = frozenset({"float32"})
 RETURN_CODES = frozenset(v for k, v in vars(ReturnCode).items() if k.isupper())
 
 
@@ -136,9 +136,7 @@ class EgressFilter(Filter):
             raise refused("a data exchange object", "another structure")
         return DXO(dxo.data_kind, data=dict(dxo.data), meta=dict(dxo.meta or {}))
 
-    def _tensors(
-        self, data: Mapping[str, Any], site: Site, contract: Contract | None
-    ) -> dict[str, Any]:
+    def _tensors(self, data: Mapping[str, Any], site: Site, contract: object) -> dict[str, Any]:
         patterns = [re.compile(_filled(p, site.held)) for p in self.allow]
         for name, array in data.items():
             plain = isinstance(name, str) and WORDS.fullmatch(name)
@@ -151,8 +149,7 @@ class EgressFilter(Filter):
         size = sum(array.nbytes for array in data.values())
         if not data or size > self.limit_mb * 1e6:
             raise refused(f"1 byte to {self.limit_mb:g} MB of tensors", f"{size} bytes")
-        if contract is not None:
-            _require_contract(data, contract, site.held)
+        _require_contract(data, contract, site.held)
         _require_votes(data, site.settings.minimum_cell)
         return dict(data)
 
@@ -180,8 +177,10 @@ def _require_plain(name: str, array: object) -> None:
         raise refused(f"finite numbers in '{name}'", "NaN or infinity")
 
 
-def _require_contract(data: Mapping[str, Any], contract: Contract, held: Sequence[str]) -> None:
+def _require_contract(data: Mapping[str, Any], contract: object, held: Sequence[str]) -> None:
     """Pass exactly the tensors of the contract, of all or some modalities held."""
+    if not isinstance(contract, Contract):
+        raise refused("the contract from the training process", "none")
     allowed = contract.names_for(held)
     holders = {contract.specs[n].holder for n in data if n in allowed} - {None}
     if set(data) != contract.names_for(h for h in holders if h is not None):
