@@ -2,8 +2,13 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from polyclinic.algorithms.presets import METHODS
@@ -119,3 +124,22 @@ def test_a_result_that_cannot_be_written_is_told_before_anything_is_trained(
     monkeypatch.setattr("polyclinic.cli.compare.run_plan", lambda *_: pytest.fail("was trained"))
     assert compare(consortium, Path(place)) == 4
     assert "can be written" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_the_comparison_and_its_workers(consortium: Path) -> None:
+    command = [sys.executable, "-m", "polyclinic.cli.main", "compare", "--sites", str(consortium)]
+    command += ["--methods", "local", "--repeats", "200", "--rounds", "50"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
+        parent = psutil.Process(running.pid)
+        deadline = time.monotonic() + 60
+        while len(parent.children()) < 3 and time.monotonic() < deadline:  # two and their tracker
+            time.sleep(0.2)
+        workers = parent.children()
+        running.send_signal(signal.SIGINT)
+        told, _ = running.communicate(timeout=30)
+    assert running.returncode not in (0, 1)
+    assert b"Traceback" not in told
+    assert len(workers) >= 3
+    gone, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive, f"{len(gone)} of {len(workers)} ended"

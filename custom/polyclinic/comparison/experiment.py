@@ -1,6 +1,9 @@
 """Methods against each other on the same site folders, many repeats, several at a time."""
 
+import contextlib
 import multiprocessing
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -220,17 +223,46 @@ def run_plan(plan: Plan, advance: Callable[[int], None]) -> tuple[list[Record], 
             done[task] = _run(*task)
             advance(1)
     else:
-        # Spawned, not forked: torch's threads do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(plan.workers, context, _start, (plan,)) as pool:
+        for task, found in _in_workers(plan, tasks):
+            done[task] = found
+            advance(1)
+    every = [record for task in tasks for record in done[task]]
+    return [r for r in every if "metric" in r], [r for r in every if "seconds" in r]
+
+
+def _in_workers(
+    plan: Plan, tasks: Sequence[tuple[str, int]]
+) -> Iterator[tuple[tuple[str, int], list[Record]]]:
+    """Tasks with their records as they end; an interrupt ends the workers at once."""
+    # Spawned, not forked: torch's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(plan.workers, context, _start, (plan,))
+    try:
+        with _workers_deaf_to_interrupts():
             futures: dict[Future[list[Record]], tuple[str, int]] = {
                 pool.submit(_run, *task): task for task in tasks
             }
-            for future in as_completed(futures):
-                done[futures[future]] = future.result()
-                advance(1)
-    every = [record for task in tasks for record in done[task]]
-    return [r for r in every if "metric" in r], [r for r in every if "seconds" in r]
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
+    pool.shutdown()
+
+
+@contextlib.contextmanager
+def _workers_deaf_to_interrupts() -> Iterator[None]:
+    """Processes started meanwhile ignore Ctrl-C: the parent hears it, and ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set a signal's handler
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def chosen_methods(names: Sequence[str]) -> dict[str, Method]:
