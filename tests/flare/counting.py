@@ -13,7 +13,8 @@ from nvflare.apis.signal import Signal
 
 from polyclinic.exchange import Contract, State, TensorSpec, Update
 from polyclinic.flare.convert import CENSUS, TRAIN, read_task, reply
-from polyclinic.study import Study
+from polyclinic.flare.site import CONTRACT
+from polyclinic.study import Study, parse_study
 
 STUDY = {
     "name": "demo",
@@ -76,6 +77,8 @@ class PlusOne(Executor):
         state, scalars = read_task(shareable)
         if task_name != TRAIN:
             return reply(Update({}, {}), {"test/auroc": 0.5})
+        contract = CountingServer().contract(parse_study(STUDY))
+        fl_ctx.set_prop(CONTRACT, contract, private=True, sticky=False)
         tensors = {n: np.ones(a.shape, np.float32) for n, a in state.tensors.items()}
         told = {"n": 20.0, "t": float(scalars["t"])}
         return reply(Update(tensors, told), {"train/loss": 0.5})
