@@ -16,12 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import placing
 import yaml
 from loopback import enter_own_network, free_port, wait_for
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from processes import end_all, is_job, processes_below, quietly
-
-import hospital
 
 __all__ = ["REPO", "SERVER", "SITES", "Federation", "enter_own_network", "wait_for"]
 
@@ -57,7 +56,7 @@ class Federation:
         with self._timed("provision"):
             self.kits = self._provision(changes)
         for site in self.sites:
-            hospital.place_empty_cohort(self.kit(site), folder / "data" / site)
+            placing.place_empty_cohort(self.kit(site), folder / "data" / site)
 
     def _provision(self, changes: dict[str, Any]) -> Path:
         description = yaml.safe_load((REPO / "provisioning" / "consortium.yaml").read_text())
