@@ -83,7 +83,7 @@ class Federation:
                 poc/cohorts.py make them.
         """
         for site in self.sites:
-            hospital.install_data(self.kit(site), consortium / site)
+            placing.install_data(self.kit(site), consortium / site)
 
     @property
     def environment(self) -> dict[str, str]:
