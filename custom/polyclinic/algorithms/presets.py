@@ -60,8 +60,8 @@ class Method:
 
 # The recommended preset, chosen on validation patients: a small network, few rounds (it overtrains
 # otherwise), balanced classes, sites weighing alike, and federated linear heads whose mean
-# predicts. The methods ending in _plus share what does not belong to federation, each with the
-# number of epochs that was best for it.
+# predicts. The methods ending in _plus share what does not belong to federation; their numbers of
+# epochs come from a few validation runs, the preset's from many.
 SMALL: dict[str, Any] = {
     "embedding": 64,
     "encoders": {"vector": {"hidden": [64], "clip": 3.0}},
