@@ -20,6 +20,14 @@ from polyclinic.description import read_description
 from polyclinic.errors import SiteError
 from polyclinic.study import Kind, Name
 
+LAYOUTS: dict[Kind, tuple[str, ...]] = {
+    "vector": ("",),
+    "image": ("",),
+    "bag": ("", "clam", "trident", "stamp"),
+    "volume": ("", "nnunet", "bids", "dicom"),
+    "series": ("", "omop"),
+}
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -29,10 +37,18 @@ class Source(_Strict):
     """Where one modality of a cohort lies at this site.
 
     Attributes:
-        table: CSV or parquet, one row per patient (kinds ``vector`` and ``series``).
-        folder: folder of files (kinds ``bag``, ``image``, ``volume``).
-        layout: how a ``bag`` folder is laid out.
+        table: CSV or parquet, one row per patient (``vector``) or patient and time (``series``).
+        folder: folder of files (kinds ``bag``, ``image``, ``volume``); of a ``vector`` without
+            table, DICOM files whose headers are read.
+        layout: how a folder of a ``bag`` or ``volume``, or the table of a ``series``, is laid out;
+            "" is the plain one.
         slides: CSV that says which slide is whose; default ``slides.csv`` in the folder or root.
+        files: CSV that says which file is whose (``image``, ``volume``, DICOM headers; columns: the
+            patient column, ``file`` and for a volume ``sequence``), or a MONAI datalist JSON;
+            default ``files.csv`` in the folder or root; without one files are named for patients.
+        sequences: by the study's name of a sequence, the site's own (``{t1ce: T1POST}``).
+        field_units: by column of the table, the unit its numbers are in.
+        burned_in: what happens to a film whose header says that text is burned into its pixels.
         evaluation_only: readable for scoring on test patients, never trained on nor announced;
             for studies in which a site plays at lacking a modality.
     """
@@ -40,8 +56,12 @@ class Source(_Strict):
     kind: Kind
     table: str = ""
     folder: str = ""
-    layout: Literal["", "clam", "trident", "stamp"] = ""
+    layout: Literal["", "clam", "trident", "stamp", "nnunet", "bids", "dicom", "omop"] = ""
     slides: str = ""
+    files: str = ""
+    sequences: dict[str, str] = Field(default_factory=dict)
+    field_units: dict[str, str] = Field(default_factory=dict)
+    burned_in: Literal["refuse", "accept"] = "refuse"
     units: str = ""
     extractor: str = ""
     mpp: float = Field(default=0.0, ge=0.0)
@@ -49,19 +69,33 @@ class Source(_Strict):
 
     @model_validator(mode="after")
     def _place(self) -> "Source":
-        if self.kind in ("vector", "series") and not self.table:
-            raise ValueError(f"a {self.kind} needs table, a CSV or parquet file")
+        if self.kind == "series" and not self.table:
+            raise ValueError("a series needs table, a CSV or parquet file")
+        if self.kind == "vector" and bool(self.table) == bool(self.folder):
+            raise ValueError(
+                "a vector needs table, a CSV or parquet file, or a folder of DICOM files"
+            )
+        layouts = LAYOUTS[self.kind]
+        if self.layout not in layouts:
+            raise ValueError(f"layout of a {self.kind} is {' or '.join(layouts) or 'left out'}")
         if self.kind in ("bag", "image", "volume") and not self.folder:
             raise ValueError(f"a {self.kind} needs folder")
         return self
 
 
 class CohortSource(_Strict):
-    """One cohort as it lies at this site; paths are relative to ``root``, root to the yaml file."""
+    """One cohort as it lies at this site; paths are relative to ``root``, root to the yaml file.
+
+    Attributes:
+        record_column: column of the manifest and of every table that names one record (film,
+            visit) of a patient, where the unit of prediction is the record; patients are then
+            split whole, and groups are counted in patients. "" when a patient is one record.
+    """
 
     root: str = "."
     manifest: str = "manifest.csv"
     patient_column: str = "patient_id"
+    record_column: str = ""
     modalities: dict[Name, Source] = Field(min_length=1)
 
     @property
@@ -75,6 +109,8 @@ class SiteSettings(_Strict):
 
     Attributes:
         storage: folder for personal heads, ledgers and quarantine lists.
+        cache: folder for decoded images and volumes, pixels without identities; default
+            ``<storage>/cache``. It may be deleted at any time.
         device: where the training process computes: ``cpu``, ``cuda`` or ``cuda:1``.
         threads: torch threads of the training process; 1 makes runs on a CPU bit-reproducible.
         minimum_cell: counts and prototypes of fewer patients than this stay at the site.
@@ -85,6 +121,7 @@ class SiteSettings(_Strict):
 
     site: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
     storage: str = "state"
+    cache: str = ""
     device: str = "cpu"
     threads: int = Field(default=1, ge=1)
     minimum_cell: int = Field(default=11, ge=1)
@@ -121,5 +158,7 @@ def load_settings(path: Path) -> SiteSettings:
         n: c.model_copy(update={"root": str((base / c.root).resolve())})
         for n, c in settings.cohorts.items()
     }
-    update = {"storage": str((base / settings.storage).resolve()), "cohorts": cohorts}
+    storage = (base / settings.storage).resolve()
+    cache = (base / settings.cache).resolve() if settings.cache else storage / "cache"
+    update = {"storage": str(storage), "cache": str(cache), "cohorts": cohorts}
     return settings.model_copy(update=update)

@@ -58,35 +58,77 @@ class Task(_Strict):
         return self.classes[-1]
 
 
+class FieldRule(_Strict):
+    """How one number of a panel comes out of a table's cell, the same at every site.
+
+    Attributes:
+        column: of the table, or keyword of a DICOM header; the feature's own name when empty.
+        reads: ``number``; ``age`` in years from ``45``, ``045Y``, ``18M`` or ``90+``, capped at
+            90; ``category``: 1 where the cell is ``category``, 0 where it is another of ``among``.
+        low, high: what is possible, in the study's unit; a value outside is set aside.
+        units: of the number; a site declares its own per column (``field_units``).
+        factors: by a unit that a site may declare instead, what to multiply by.
+    """
+
+    column: str = Field(default="", max_length=256)
+    reads: Literal["number", "age", "category"] = "number"
+    low: Finite | None = None
+    high: Finite | None = None
+    category: str = Field(default="", max_length=256)
+    among: tuple[Word, ...] = Field(default=(), max_length=256)
+    units: str = Field(default="", max_length=64)
+    factors: dict[Word, Finite] = Field(default_factory=dict, max_length=64)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "FieldRule":
+        if (self.reads == "category") != bool(self.category):
+            raise ValueError("a category, and only a category, names the cell that counts as 1")
+        if self.category and self.category not in self.among:
+            raise ValueError("category is one of among")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError("low is below high")
+        if any(f == 0 for f in self.factors.values()):
+            raise ValueError("a factor is not 0")
+        return self
+
+
 class Modality(_Strict):
     """One modality as the study fixes it: a name plus a kind, no code.
 
     Attributes:
         kind: which reader and encoder family serve it.
-        features: the shared panel, names in order (kinds ``vector`` and ``series``).
-        dim: length of one instance feature (kind ``bag``) or channels of an image or volume.
+        features: the shared panel, names in order (kinds ``vector`` and ``series``), or the named
+            sequences of a ``volume``.
+        fields: by feature, how it is read where a plain number is not enough.
+        dim: length of one instance feature (kind ``bag``), channels of an ``image`` (1).
         max_instances: most instances of a ``bag`` that are used, drawn by the seed; 0 uses all.
         units: what the numbers mean, compared as text with what each site declares.
         extractor: which frozen network made the features (kind ``bag``), compared as text.
         mean: agreed centre per feature; empty means each site standardises by its own statistics.
         scale: agreed spread per feature, with ``mean``.
+        recipe: how files become arrays (size, spacing, hours), checked by the kind's reader; it is
+            part of the agreement, since an encoder means nothing on another recipe's arrays.
         encoder: settings of the encoder, checked by ``polyclinic.models.build``.
     """
 
     kind: Kind
     features: tuple[Word, ...] = Field(default=(), max_length=MAX_FEATURES)
+    fields: dict[Word, FieldRule] = Field(default_factory=dict, max_length=MAX_FEATURES)
     dim: int = Field(default=0, ge=0, le=MAX_DIM)
     max_instances: int = Field(default=0, ge=0, le=MAX_INSTANCES)
     units: str = Field(default="", max_length=256)
     extractor: str = Field(default="", max_length=256)
     mean: tuple[Finite, ...] = Field(default=(), max_length=MAX_FEATURES)
     scale: tuple[Finite, ...] = Field(default=(), max_length=MAX_FEATURES)
+    recipe: dict[str, Any] = Field(default_factory=dict)
     encoder: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _sizes(self) -> "Modality":
-        if self.kind in ("vector", "series") and not self.features:
+        if self.kind in ("vector", "series", "volume") and not self.features:
             raise ValueError(f"a {self.kind} needs a panel: features must not be empty")
+        if set(self.fields) - set(self.features):
+            raise ValueError("fields hold rules for features of the panel only")
         if len(set(self.features)) != len(self.features):
             raise ValueError("feature names repeat")
         if self.kind == "bag" and self.dim < 1:
@@ -100,8 +142,9 @@ class Modality(_Strict):
 
     @property
     def width(self) -> int:
-        """Numbers per patient (vector), per instance (bag) or per time step (series)."""
-        return len(self.features) or self.dim
+        """Numbers per patient (vector), per instance (bag) or per time step (series); sequences
+        of a volume, channels of an image."""
+        return len(self.features) or self.dim or 1
 
 
 class Split(_Strict):

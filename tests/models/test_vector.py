@@ -61,11 +61,6 @@ def test_an_unknown_or_impossible_setting_is_named(encoder: dict[str, object], n
         models.build("cnv", panel(**encoder), 5)
 
 
-def test_a_kind_without_an_encoder_is_refused_by_name() -> None:
-    with pytest.raises(StudyError, match="kind 'volume'"):
-        models.build("mri", Modality(kind="volume", dim=1), 5)
-
-
 def test_values_beyond_the_clip_count_as_the_clip() -> None:
     encoder = models.build("cnv", panel(hidden=[4], clip=3.0), 5).eval()
     everything = torch.ones(1, 3, dtype=torch.bool)

@@ -39,6 +39,7 @@ from polyclinic.algorithms.wire import (
     model_contract,
 )
 from polyclinic.data.batch import Batch, Patients, SplitName
+from polyclinic.data.column import kind_reader
 from polyclinic.exchange import Contract, State, Tensors, Update
 from polyclinic.study import Study
 from polyclinic.training import LocalTraining, require
@@ -47,17 +48,16 @@ from polyclinic.training import LocalTraining, require
 def zero_filled(batch: Batch, study: Study) -> Batch:
     """The batch with every modality of the study; the site lacks some, and they become zeros.
 
-    An absent bag becomes a bag of one absent instance.
+    What an absent modality looks like is its kind's to say.
     """
     inputs, fields, present = dict(batch.inputs), dict(batch.fields), dict(batch.present)
     device = batch.labels.device
     for m in modalities_of(study):
         if m not in inputs:
             modality, b = study.modalities[m], batch.size
-            shape = (b, modality.width) if modality.kind == "vector" else (b, 1, modality.width)
-            inputs[m] = torch.zeros(shape, device=device)
-            inside = shape if modality.kind == "vector" else (b, 1)
-            fields[m] = torch.zeros(inside, dtype=torch.bool, device=device)
+            nobody = kind_reader(modality.kind).absent(b, modality)
+            zeros, inside = nobody.collate(torch.arange(b))
+            inputs[m], fields[m] = zeros.to(device), inside.to(device)
             present[m] = torch.zeros(b, dtype=torch.bool, device=device)
     return Batch(inputs, fields, present, batch.labels)
 

@@ -74,7 +74,9 @@ class BagColumn:
         """The same bags: features are used as their extractor made them."""
         return self
 
-    def collate(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def collate(
+        self, rows: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Inputs (B, N, D) padded with zeros to the longest bag, and which instances are there
         (B, N); N is at least 1."""
         nothing = torch.zeros((0, self.width))

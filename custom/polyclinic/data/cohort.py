@@ -71,8 +71,9 @@ def requests(settings: SiteSettings, study: Study, manifest: Manifest) -> list[R
     shared = sorted(set(source.modalities) & set(study.modalities))
     root, key = Path(source.root), source.patient_column
     ids = tuple(p.pseudonym for p in manifest.patients)
+    cache = Path(settings.cache) if settings.cache else None
     return [
-        Request(m, study.modalities[m], source.modalities[m], root, key, ids, study.seed)
+        Request(m, study.modalities[m], source.modalities[m], root, key, ids, study.seed, cache)
         for m in shared
     ]
 

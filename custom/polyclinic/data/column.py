@@ -32,8 +32,13 @@ class Column(Protocol):
         """The column as a model reads it, with statistics of the rows ``train`` (k,) int64."""
         ...
 
-    def collate(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and fields of rows (B,) int64, shaped as ``Batch`` says; zero where absent."""
+    def collate(
+        self, rows: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs and fields of rows (B,) int64, shaped as ``Batch`` says; zero where absent.
+
+        ``generator`` is there in training only: a kind that augments draws from it.
+        """
         ...
 
 
@@ -46,6 +51,7 @@ class Request:
         key: patient column.
         ids: patients in the order of the column's rows.
         seed: of the study, for what a reader draws.
+        cache: folder for decoded files; ``None`` decodes anew each time.
         tick: called with a number of patients that were read, for a progress bar.
     """
 
@@ -56,6 +62,7 @@ class Request:
     key: str
     ids: tuple[str, ...] = field(repr=False)
     seed: int = 0
+    cache: Path | None = None
     tick: Callable[[int], None] = field(default=lambda patients: None, repr=False)
 
 

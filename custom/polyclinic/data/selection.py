@@ -79,12 +79,12 @@ class Selection:
         if len(starts) > 1 and rows.numel() - starts[-1] == 1:
             starts.pop()
         for start, end in zip(starts, [*starts[1:], rows.numel()], strict=True):
-            yield self._batch(rows[start:end])
+            yield self._batch(rows[start:end], generator)
 
-    def _batch(self, rows: Tensor) -> Batch:
+    def _batch(self, rows: Tensor, generator: torch.Generator | None) -> Batch:
         inputs, fields = {}, {}
         for name, column in self.columns.items():
-            inputs[name], fields[name] = column.collate(rows)
+            inputs[name], fields[name] = column.collate(rows, generator)
         present = {m: there.index_select(0, rows) for m, there in self._present.items()}
         return Batch(inputs, fields, present, self.all_labels.index_select(0, rows))
 

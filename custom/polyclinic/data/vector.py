@@ -68,7 +68,9 @@ class VectorColumn:
         fields = self.fields & known & (scaled.abs() <= LARGEST)
         return VectorColumn(torch.where(fields, scaled, 0.0).float(), fields)
 
-    def collate(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def collate(
+        self, rows: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Inputs (B, F) and fields (B, F)."""
         return self.values.index_select(0, rows), self.fields.index_select(0, rows)
 
