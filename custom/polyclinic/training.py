@@ -47,6 +47,11 @@ class LocalTraining:
         keep_optimiser: a site keeps Adam's moments of its personal tensors between rounds.
         select_epoch: keep the epoch of the round (its start included) with the lowest loss on the
             site's validation patients.
+        balance: ``miles`` slows the encoder of a modality that dominates the joint head, at the
+            end of every local epoch (``polyclinic.objectives.miles``); nothing of it is sent.
+        balance_tau: τ, the gap in utilisation above which it does.
+        balance_mu: μ in (0, 1], what the dominant encoder's step size is multiplied by.
+        balance_on: patients whose scores decide.
     """
 
     epochs: int = 3
@@ -60,6 +65,10 @@ class LocalTraining:
     label_smoothing: float = 0.0
     keep_optimiser: bool = True
     select_epoch: bool = False
+    balance: Literal["none", "miles"] = "none"
+    balance_tau: float = 0.2
+    balance_mu: float = 0.5
+    balance_on: Literal["validation", "train"] = "validation"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "decay_rounds"):
@@ -72,6 +81,15 @@ class LocalTraining:
         require(self.clip_norm >= 0.0, "clip_norm", "0 or more", self.clip_norm)
         require(self.decay_rounds >= 0, "decay_rounds", "0 or more", self.decay_rounds)
         require(0 <= self.label_smoothing < 1, "label_smoothing", "in [0, 1)", self.label_smoothing)
+        require(self.balance in ("none", "miles"), "balance", "none or miles", self.balance)
+        require(self.balance_tau >= 0.0, "balance_tau", "0 or more", self.balance_tau)
+        require(0.0 < self.balance_mu <= 1.0, "balance_mu", "in (0, 1]", self.balance_mu)
+        require(
+            self.balance_on in ("validation", "train"),
+            "balance_on",
+            "validation or train",
+            self.balance_on,
+        )
 
 
 def require(holds: bool, setting: str, expected: str, got: object) -> None:

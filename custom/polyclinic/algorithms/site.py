@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from polyclinic.algorithms.balance import Balance, encoder_groups
 from polyclinic.algorithms.wire import INITIAL, Architecture, head_settings, modalities_of
 from polyclinic.data.batch import Batch, Patients, SplitName
 from polyclinic.device import here
@@ -52,7 +54,12 @@ class SiteTask:
         federated = [p for n, p in named.items() if n in self.shared]
         own = {n: p for n, p in named.items() if n not in self.shared}
         own_lr = settings.head_lr * lr / settings.lr if settings.head_lr else lr
-        groups = [{"params": federated, "lr": lr}, {"params": list(own.values()), "lr": own_lr}]
+        groups: list[dict[str, Any]] = [{"params": federated, "lr": lr}]
+        if settings.balance != "none":
+            groups = encoder_groups({n: p for n, p in named.items() if n in self.shared}, lr)
+            groups += encoder_groups(own, own_lr)
+        else:
+            groups.append({"params": list(own.values()), "lr": own_lr})
         optimiser = torch.optim.AdamW(
             [g for g in groups if g["params"]], weight_decay=settings.weight_decay, fused=True
         )
@@ -165,15 +172,12 @@ def train_round(
     with seeded(patients.study.seed, patients.site, t, "train") as generator:
         optimiser = task.optimiser(settings, learning_rate(settings, t))
         task.model.train()
-        if settings.select_epoch and patients.size("validation"):
-            fitted = _best_epoch(task.model, optimiser, batch_loss, patients, settings, generator)
-        else:
-            fitted = fit(optimiser, batch_loss, patients, settings, generator, settings.epochs)
+        fitted = _epochs(task.model, optimiser, batch_loss, patients, settings, generator)
     task.model.eval()
     return fitted, optimiser
 
 
-def _best_epoch(
+def _epochs(
     model: SiteModel,
     optimiser: torch.optim.AdamW,
     batch_loss: BatchLoss,
@@ -181,14 +185,24 @@ def _best_epoch(
     settings: LocalTraining,
     generator: torch.Generator,
 ) -> Fit:
-    """Train all epochs, then go back to the one with the lowest validation loss."""
-    best, kept = validation_loss(model, patients, batch_loss), tensors_of(model)
+    """Train all epochs; with ``select_epoch`` go back to the one with the lowest validation loss,
+    with ``balance`` set the encoders' step sizes before each."""
+    selects = settings.select_epoch and bool(patients.size("validation"))
+    policy = Balance.of(settings, patients, optimiser)
+    if not selects and policy is None:
+        return fit(optimiser, batch_loss, patients, settings, generator, settings.epochs)
+    best, kept = float("inf"), {}
+    if selects:
+        best, kept = validation_loss(model, patients, batch_loss), tensors_of(model)
     fitted = Fit(float("nan"), 0)
     for _ in range(settings.epochs):
+        if policy is not None:
+            model.eval()
+            policy.set_rates(model)
         model.train()
-        fitted = fit(optimiser, batch_loss, patients, settings, generator, 1)
-        now = validation_loss(model, patients, batch_loss)
-        if now < best:
+        epoch = fit(optimiser, batch_loss, patients, settings, generator, 1)
+        fitted = Fit(epoch.loss, fitted.skipped + epoch.skipped)
+        if selects and (now := validation_loss(model, patients, batch_loss)) < best:
             best, kept = now, tensors_of(model)
     load(model, kept)
     return fitted

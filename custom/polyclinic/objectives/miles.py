@@ -5,8 +5,8 @@ multimodal learning", IJCNN 2025, arXiv 2510.17394. Equations (3) to (5) and the
 a public re-implementation that cites the paper's numbers; the paper's own grid of τ and μ, its base
 rate and its tables could not be read, and more than two modalities are our extension.
 
-S is a score of which higher is better, S_all of the joint head, S_{all∖m} without modality m; with
-two modalities S_{all∖A} is S_B, the score of B's own head. (3) is the sum of the heads' losses,
+S is a score of which higher is better, S_all of the joint head, S_{all-m} without modality m; with
+two modalities S_{all-A} is S_B, the score of B's own head. (3) is the sum of the heads' losses,
 which ``polyclinic.algorithms.heads`` computes.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 
 def utilisation(joint: float, without: Mapping[str, float]) -> dict[str, float]:
-    """u_m = (S_all - S_{all∖m}) / S_all, by modality; empty when S_all is not above 0.  (4)"""
+    """u_m = (S_all - S_{all-m}) / S_all, by modality; empty when S_all is not above 0.  (4)"""
     if joint <= 0:
         return {}
     return {m: (joint - s) / joint for m, s in without.items()}
