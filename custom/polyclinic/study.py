@@ -68,6 +68,7 @@ class FieldRule(_Strict):
         low, high: what is possible, in the study's unit; a value outside is set aside.
         units: of the number; a site declares its own per column (``field_units``).
         factors: by a unit that a site may declare instead, what to multiply by.
+        offsets: by the same unit, what to add afterwards (degrees Fahrenheit to Celsius).
     """
 
     column: str = Field(default="", max_length=256)
@@ -78,6 +79,7 @@ class FieldRule(_Strict):
     among: tuple[Word, ...] = Field(default=(), max_length=256)
     units: str = Field(default="", max_length=64)
     factors: dict[Word, Finite] = Field(default_factory=dict, max_length=64)
+    offsets: dict[Word, Finite] = Field(default_factory=dict, max_length=64)
 
     @model_validator(mode="after")
     def _fits(self) -> "FieldRule":
@@ -89,6 +91,10 @@ class FieldRule(_Strict):
             raise ValueError("low is below high")
         if any(f == 0 for f in self.factors.values()):
             raise ValueError("a factor is not 0")
+        if self.reads != "number" and (self.units or self.factors):
+            raise ValueError("units and factors belong to what reads a number; ages are in years")
+        if (self.factors and not self.units) or set(self.offsets) - set(self.factors):
+            raise ValueError("factors need units to convert to, and an offset needs its factor")
         return self
 
 

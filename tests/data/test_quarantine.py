@@ -68,3 +68,21 @@ def test_a_hash_is_twelve_hex_digits_of_the_bytes(tmp_path) -> None:
     # SHA-256 of "abc", FIPS 180-2 appendix B.1.
     assert file_hash(tmp_path / "f") == "ba7816bf8f01"
     assert file_hash(tmp_path / "absent") == ""
+
+
+def test_single_values_are_listed_and_counted_but_cost_no_patient_and_do_not_leave() -> None:
+    value = Entry("impossible_value", "labs", "line 4", "secret-3", partial=True)
+    report = REPORT.joined([value, Entry("no_time", "vitals", "more", partial=True, count=40)])
+    assert report.affected == REPORT.affected
+    assert report.counts == REPORT.counts | {"impossible_value": 1, "no_time": 40}
+    assert report.lost == REPORT.counts
+
+
+@pytest.mark.parametrize("start", ["=cmd|'/C calc'!A0", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_b14_no_cell_of_the_list_starts_a_formula(tmp_path, start: str) -> None:
+    path = tmp_path / "list.csv"
+    QuarantineReport((Entry("impossible_value", start, start),), 1).write(path)
+    with path.open(newline="") as file:
+        cells = [c for row in csv.reader(file) for c in row]
+    assert f"'{start}" in cells
+    assert not [c for c in cells if c[:1] in "=+-@\t\r"]

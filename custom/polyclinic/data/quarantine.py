@@ -52,7 +52,8 @@ REASONS: dict[str, str] = {
     "no_tissue": "no tissue was found on the slide",
     "impossible_value": "a value outside what the study calls possible",
     "unknown_category": "a cell is none of the study's categories",
-    "no_time": "the row has no time, or one outside the study's hours",
+    "unknown_unit": "the row's unit is none that the study converts",
+    "no_time": "the row has no time that can be read",
 }
 
 # References to whole tables, for errors that refuse a table rather than a row.
@@ -64,6 +65,8 @@ TABLE_REASONS: dict[str, str] = {
     "duplicate_columns": "two columns of the table have the same name",
     "table_too_large": "the table is larger than a text table may be",
 }
+
+FORMULA = frozenset("=+-@\t\r\n")
 
 
 def file_hash(path: Path) -> str:
@@ -84,12 +87,16 @@ class Entry:
         modality: of the file or table; "" for the manifest.
         reference: line of the table, or first 12 hex digits of the file's SHA-256.
         patient: used to count distinct patients; never printed, written or sent.
+        partial: only a value or a moment is lost, the patient keeps the rest of the file.
+        count: how many cells or rows it stands for, where a list of all would be endless.
     """
 
     reason: str
     modality: str = ""
     reference: str = ""
     patient: str = field(default="", repr=False)
+    partial: bool = False
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -105,14 +112,26 @@ class QuarantineReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Entries by reason code, sorted by code."""
-        return dict(sorted(Counter(e.reason for e in self.entries).items()))
+        """What was left out by reason code, sorted by code; for people at the site."""
+        return _counted(self.entries)
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Rows and files by reason code; what may leave the site.
+
+        Single values stay out: the job says which are possible, so their number would answer
+        any question about them.
+        """
+        return _counted(e for e in self.entries if not e.partial)
 
     @property
     def affected(self) -> int:
-        """Patients that lost a row or file; a row without a patient counts as one."""
-        named = {e.patient for e in self.entries if e.patient}
-        return len(named) + sum(1 for e in self.entries if not e.patient)
+        """Patients that lost a row or file; a row without a patient counts as one.
+
+        Single values do not count: a typing error in one of a hundred results costs that result.
+        """
+        whole = [e for e in self.entries if not e.partial]
+        return len({e.patient for e in whole if e.patient}) + sum(not e.patient for e in whole)
 
     @property
     def fraction(self) -> float:
@@ -147,7 +166,8 @@ class QuarantineReport:
         writer = csv.writer(text)
         writer.writerow(["reason", "modality", "reference", "meaning"])
         for e in self.entries:
-            writer.writerow([e.reason, e.modality, e.reference, REASONS[e.reason]])
+            row = [e.reason, e.modality, e.reference, REASONS[e.reason]]
+            writer.writerow([inert(c) for c in row])
         try:
             write_atomic(path, text.getvalue().encode())
         except CheckpointError as error:
@@ -156,3 +176,15 @@ class QuarantineReport:
                 got=error.got,
                 remedy="correct 'storage' in polyclinic.yaml, or free space there",
             ) from None
+
+
+def inert(cell: str) -> str:
+    """The cell, with an apostrophe before what a spreadsheet would run as a formula."""
+    return f"'{cell}" if cell[:1] in FORMULA else cell
+
+
+def _counted(entries: Iterable[Entry]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for entry in entries:
+        counts[entry.reason] += entry.count
+    return dict(sorted(counts.items()))

@@ -211,7 +211,7 @@ class Desk:
 
     def _quarantined(self) -> dict[str, float]:
         report = getattr(self.patients, "quarantine", None)
-        counts = report.counts if report else {}
+        counts = report.lost if report else {}
         least = self.settings.minimum_cell
         return {f"quarantined.{r}": float(n) for r, n in counts.items() if n >= least}
 
