@@ -3,6 +3,8 @@ import json
 import numpy as np
 import torch
 
+from polyclinic.data.bag import BagColumn
+from polyclinic.data.check import check_cohort
 from polyclinic.data.describe import describe_cohort, missingness, patterns, share
 from polyclinic.data.vector import VectorColumn
 
@@ -57,3 +59,23 @@ def test_a_tiny_cohort_tells_nothing_that_counts_single_patients(hospital) -> No
     said = describe_cohort(hospital.open())
     assert said["patients"] == "<11"
     assert said["modalities"]["v"]["missing"] == {}
+
+
+def test_a_kind_describes_itself_to_describe_and_check(hospital, monkeypatch) -> None:
+    ids = hospital.patients(20)
+    hospital.bags("wsi", {p: np.ones((2, 2), np.float32) * i for i, p in enumerate(ids)})
+    asked = []
+
+    def summary(self: BagColumn, minimum: int) -> dict[str, int | str]:
+        asked.append(minimum)
+        return {"tiles": 40, "edge": "256 px"}
+
+    monkeypatch.setattr(BagColumn, "summary", summary, raising=False)
+    monkeypatch.setattr("polyclinic.data.describe.BagColumn", VectorColumn)  # as if unknown
+    described = describe_cohort(hospital.open())
+    report = check_cohort(hospital.settings(), hospital.study())
+
+    assert described["modalities"]["wsi"]["summary"] == {"tiles": 40, "edge": "256 px"}
+    (told,) = [f for f in report.findings if f.check == "content"]
+    assert (told.level, told.message, told.modality) == ("ok", "tiles 40, edge 256 px", "wsi")
+    assert asked == [hospital.settings().minimum_cell] * 2

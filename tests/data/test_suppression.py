@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyclinic.data.suppression import cell, suppressed
+from polyclinic.data.suppression import cell, quartiles, suppressed
 
 
 def test_small_counts_are_hidden_and_large_ones_shown() -> None:
@@ -24,3 +24,9 @@ def test_never_exactly_one_of_several_is_hidden_and_no_small_count_is_shown(coun
     hidden = [n for n in shown.values() if isinstance(n, str)]
     assert len(hidden) != 1 or len(counts) == 1
     assert all(n >= least for n in shown.values() if not isinstance(n, str))
+
+
+def test_quartiles_are_told_of_groups_that_are_large_enough() -> None:
+    assert quartiles([4.0, 1.0, 2.0, 3.0, 5.0], 5) == {"q1": 2.0, "median": 3.0, "q3": 4.0}
+    assert quartiles([4.0, 1.0, 2.0, 3.0], 5) == {}
+    assert quartiles([4.0], 1) == {}

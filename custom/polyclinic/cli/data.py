@@ -184,10 +184,10 @@ def _print_description(data: Mapping[str, Any]) -> None:
 
 
 def _more(modality: Mapping[str, Any]) -> str:
-    """Missingness or bag sizes in one line."""
+    """Missingness, bag sizes or what the kind says of itself, in one line."""
     missing, instances = modality.get("missing"), modality.get("instances")
     if missing:
         return f"{missing['share']:.1%} of values absent"
     if instances:
         return f"{instances['q1']:g} to {instances['q3']:g} instances (quartiles)"
-    return ""
+    return ", ".join(f"{k} {v}" for k, v in modality.get("summary", {}).items())

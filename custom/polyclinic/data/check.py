@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from polyclinic.data.cohort import Cohort, Records, assemble, cohort_of, requests
-from polyclinic.data.column import Reading, Request, kind_reader
+from polyclinic.data.column import Reading, Request, Summarised, kind_reader
 from polyclinic.data.manifest import Manifest, read_manifest
 from polyclinic.data.quarantine import REASONS, QuarantineReport
 from polyclinic.data.split import SPLIT_NAMES
@@ -94,7 +94,7 @@ def check_cohort(
             findings.append(failed("readability", error, request.name))
     for request in asked:
         if request.name in readings:
-            findings += _modality(request, readings[request.name])
+            findings += _modality(request, readings[request.name], settings.minimum_cell)
     records = assemble(manifest, readings)
     findings += [*_identity(manifest, readings), _quarantine(records.report, settings)]
     facts: dict[str, Any] = {"quarantine": dict(records.report.counts)}
@@ -104,7 +104,7 @@ def check_cohort(
     return CheckReport(settings.site, study.name, tuple(findings), facts)
 
 
-def _modality(request: Request, reading: Reading) -> Iterable[Finding]:
+def _modality(request: Request, reading: Reading, minimum: int) -> Iterable[Finding]:
     """Panel, columns, absent values and notes of one modality."""
     name, column = request.name, reading.column
     agreed = [w for w in ("units", "extractor") if getattr(request.modality, w)]
@@ -113,6 +113,8 @@ def _modality(request: Request, reading: Reading) -> Iterable[Finding]:
         panel = request.modality.features
         yield _panel(panel, reading.missing_columns, name)
         yield from _columns(panel, column, reading.missing_columns, name)
+    elif isinstance(column, Summarised) and (facts := column.summary(minimum)):
+        yield Finding("content", "ok", ", ".join(f"{k} {v}" for k, v in facts.items()), name)
     strange = {c: n for c, n in reading.absent.items() if c != "blank"}
     if strange:
         told = ", ".join(f"{n} {cause}" for cause, n in strange.items())

@@ -9,7 +9,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -38,6 +38,22 @@ class Column(Protocol):
         """Inputs and fields of rows (B,) int64, shaped as ``Batch`` says; zero where absent.
 
         ``generator`` is there in training only: a kind that augments draws from it.
+        """
+        ...
+
+
+@runtime_checkable
+class Summarised(Protocol):
+    """A column that can tell more of itself than who has it; ``describe`` and ``check`` show it.
+
+    Optional: a kind adds this method to its column, and no other file needs to know the kind.
+    """
+
+    def summary(self, minimum: int) -> dict[str, int | float | str]:
+        """Facts by name, each a number or a few words without identities.
+
+        Nothing about fewer than ``minimum`` patients (``suppression.cell``, ``quartiles``), and no
+        extremes: the largest film is one patient's.
         """
         ...
 

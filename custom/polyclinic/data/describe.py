@@ -8,7 +8,7 @@ from torch import Tensor
 
 from polyclinic.data.bag import BagColumn
 from polyclinic.data.cohort import Cohort
-from polyclinic.data.column import Column
+from polyclinic.data.column import Column, Summarised
 from polyclinic.data.split import SPLIT_NAMES
 from polyclinic.data.suppression import cell, suppressed
 from polyclinic.data.vector import VectorColumn
@@ -59,7 +59,7 @@ def _details(column: Column, features: tuple[str, ...], minimum: int) -> dict[st
         return {"missing": missingness(column, features, minimum)}
     if isinstance(column, BagColumn):
         return {"instances": instances(column, minimum)}
-    return {}
+    return {"summary": column.summary(minimum)} if isinstance(column, Summarised) else {}
 
 
 def missingness(column: VectorColumn, features: tuple[str, ...], minimum: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Counts that may be shown: none below the site's smallest cell, nor derivable from the rest."""
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 
 
 def suppressed(counts: Mapping[str, int], minimum: int) -> dict[str, int | str]:
@@ -22,3 +23,14 @@ def suppressed(counts: Mapping[str, int], minimum: int) -> dict[str, int | str]:
 def cell(count: int, minimum: int) -> int | str:
     """One count, or ``"<minimum"``."""
     return count if count >= minimum else f"<{minimum}"
+
+
+def quartiles(values: Sequence[float], minimum: int) -> dict[str, float]:
+    """``q1``, ``median`` and ``q3`` of one value per patient; nothing of fewer than ``minimum``.
+
+    Quartiles and no extremes, which would be single patients.
+    """
+    if len(values) < max(2, minimum):
+        return {}
+    found = statistics.quantiles(values, n=4, method="inclusive")
+    return dict(zip(("q1", "median", "q3"), found, strict=True))
