@@ -97,6 +97,20 @@ METHODS: dict[str, Method] = {
         client=fedavg.Client,
         server=fedavg.Server,
     ),
+    "joint": Method(
+        summary="as fedavg, with unimodal heads trained beside the joint one",
+        client=fedavg.Client,
+        server=fedavg.Server,
+        client_args={"unimodal_heads": True},
+        server_args={"unimodal_heads": True},
+    ),
+    "miles": Method(
+        summary="as joint, with MILES setting the encoders' step sizes",
+        client=fedavg.Client,
+        server=fedavg.Server,
+        client_args={"unimodal_heads": True, "balance": "miles"},
+        server_args={"unimodal_heads": True},
+    ),
     "fedprox": Method(
         summary="as fedavg, with FedProx's term",
         client=fedavg.Client,
