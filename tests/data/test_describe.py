@@ -66,11 +66,12 @@ def test_a_kind_describes_itself_to_describe_and_check(hospital, monkeypatch) ->
     hospital.bags("wsi", {p: np.ones((2, 2), np.float32) * i for i, p in enumerate(ids)})
     asked = []
 
-    def summary(self: BagColumn, minimum: int) -> dict[str, int | str]:
-        asked.append(minimum)
-        return {"tiles": 40, "edge": "256 px"}
+    class Told(BagColumn):
+        def summary(self, minimum: int) -> dict[str, int | str]:
+            asked.append(minimum)
+            return {"tiles": 40, "edge": "256 px"}
 
-    monkeypatch.setattr(BagColumn, "summary", summary, raising=False)
+    monkeypatch.setattr("polyclinic.data.bag.BagColumn", Told)
     monkeypatch.setattr("polyclinic.data.describe.BagColumn", VectorColumn)  # as if unknown
     described = describe_cohort(hospital.open())
     report = check_cohort(hospital.settings(), hospital.study())
