@@ -8,7 +8,7 @@ import torch
 from hospital import a_hospital, a_study
 from polyclinic.data.batch import Batch
 from polyclinic.errors import StudyError
-from polyclinic.models.multimodal import HeadSettings, SiteModel
+from polyclinic.models.multimodal import HeadSettings, SiteModel, encoded
 
 STUDY = a_study()
 
@@ -102,3 +102,24 @@ def test_a_slot_without_an_encoder_is_zero_with_a_zero_bit() -> None:
 def test_a_modality_may_not_be_called_fused() -> None:
     with pytest.raises(StudyError, match="fused"):
         SiteModel(a_study({"fused": 2}), ("fused",), HeadSettings(slots=("fused",)))
+
+
+class Counting(torch.nn.Module):
+    """An encoder that remembers how many patients it was shown."""
+
+    present_only = True
+    shown = 0
+
+    def forward(self, x: torch.Tensor, fields: torch.Tensor) -> torch.Tensor:
+        self.shown = x.shape[0]
+        return x[:, :3] + 1.0
+
+
+def test_a_costly_encoder_is_shown_only_the_patients_who_have_the_modality() -> None:
+    encoder, batch = Counting(), a_batch()
+    there = batch.present["a"]
+    h = encoded(encoder, batch, "a")
+
+    assert encoder.shown == int(there.sum()) < batch.size
+    assert torch.equal(h[there], batch.inputs["a"][there][:, :3] + 1.0)
+    assert (h[~there] == 0).all()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from polyclinic.algorithms.balance import Balance, encoder_groups
 from polyclinic.algorithms.wire import INITIAL, Architecture, head_settings, modalities_of
@@ -117,10 +118,22 @@ def open_task(
     A tensor that comes from neither is drawn from the study's seed; a personal one also from the
     site's name, so that hospitals do not share a head by accident.
     """
-    study = patients.study
     with torch.device("meta"):  # every weight is filled below; drawing it twice would be waste
-        model = SiteModel(study, modalities, head)
+        model = SiteModel(patients.study, modalities, head)
+    shared, start = placed(model, patients, federated, state, kept)
+    return SiteTask(model, shared, start, kept)
+
+
+def placed(
+    model: nn.Module,
+    patients: Patients,
+    federated: Callable[[str], bool],
+    state: State,
+    kept: Tensors,
+) -> tuple[frozenset[str], Tensors]:
+    """Fill a model that was made on the meta device; its federated names, and their values."""
     model.to_empty(device="cpu")
+    study = patients.study
     names = [n for n, v in model.state_dict().items() if v.is_floating_point()]
     shared = frozenset(n for n in names if federated(n))
     broadcast = {n: v for n, v in state.tensors.items() if n in shared}
@@ -133,11 +146,11 @@ def open_task(
     load(model, broadcast | mine)
     start = tensors_of(model)
     model.to(here())  # drawn on the CPU, so that every device starts from the same weights
-    return SiteTask(model, shared, {n: start[n] for n in shared}, kept)
+    return shared, {n: start[n] for n in shared}
 
 
 def predictions(
-    model: SiteModel,
+    model: nn.Module,
     patients: Patients,
     split: SplitName,
     fusion: Fusion = "fused",
@@ -172,13 +185,13 @@ def train_round(
     with seeded(patients.study.seed, patients.site, t, "train") as generator:
         optimiser = task.optimiser(settings, learning_rate(settings, t))
         task.model.train()
-        fitted = _epochs(task.model, optimiser, batch_loss, patients, settings, generator)
+        fitted = train_epochs(task.model, optimiser, batch_loss, patients, settings, generator)
     task.model.eval()
     return fitted, optimiser
 
 
-def _epochs(
-    model: SiteModel,
+def train_epochs(
+    model: nn.Module,
     optimiser: torch.optim.AdamW,
     batch_loss: BatchLoss,
     patients: Patients,
@@ -208,7 +221,7 @@ def _epochs(
     return fitted
 
 
-def validation_loss(model: SiteModel, patients: Patients, batch_loss: BatchLoss) -> float:
+def validation_loss(model: nn.Module, patients: Patients, batch_loss: BatchLoss) -> float:
     """Mean loss over the validation patients in eval mode."""
     model.eval()
     with torch.no_grad():

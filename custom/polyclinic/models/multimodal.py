@@ -89,7 +89,7 @@ class SiteModel(nn.Module):
         heads: dict[str, nn.Module] = {}
         if head.unimodal:
             heads = {m: nn.Linear(self.dim, out) for m in modalities}
-        heads[FUSED] = _fused_head(width, out, head)
+        heads[FUSED] = fused_head(width, out, head.hidden, head.dropout)
         self.head = nn.ModuleDict(heads)
 
     def embed(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -104,14 +104,8 @@ class SiteModel(nn.Module):
                     got="a batch without it",
                     remedy="fill absent modalities before the forward pass",
                 )
-            there, fields = batch.present[m], batch.fields[m]
-            whole = bool(there.all())
-            if not whole:
-                fields = fields & there.reshape(-1, *[1] * (fields.dim() - 1))
-            h = encoder(batch.inputs[m], fields)
-            if not whole and not self.settings.zero_fill:
-                h = torch.where(there[:, None], h, h.new_zeros(()))
-            embeddings[m], presence[m] = h, there
+            masked = not self.settings.zero_fill
+            embeddings[m], presence[m] = encoded(encoder, batch, m, masked), batch.present[m]
         return embeddings, presence
 
     def classify(
@@ -146,13 +140,29 @@ class SiteModel(nn.Module):
         return self.classify(*self.embed(batch))
 
 
-def _fused_head(width: int, out: int, head: HeadSettings) -> nn.Module:
+def encoded(encoder: nn.Module, batch: Batch, modality: str, masked: bool = True) -> Tensor:
+    """Embeddings (B, D) of one modality; with ``masked`` zero for patients without it.
+
+    An encoder marked ``present_only`` is shown only the patients who have the modality.
+    """
+    x, fields, there = batch.inputs[modality], batch.fields[modality], batch.present[modality]
+    if bool(there.all()):
+        whole: Tensor = encoder(x, fields)
+        return whole
+    if masked and getattr(encoder, "present_only", False) and bool(there.any()):
+        some: Tensor = encoder(x[there], fields[there])  # (b, D)
+        return some.new_zeros(there.shape[0], some.shape[1]).index_put((there,), some)
+    h: Tensor = encoder(x, fields & there.reshape(-1, *[1] * (fields.dim() - 1)))
+    return torch.where(there[:, None], h, h.new_zeros(())) if masked else h
+
+
+def fused_head(width: int, out: int, hidden: int, dropout: float) -> nn.Module:
     """Linear-ReLU-Dropout-Linear, or one Linear when ``hidden`` is 0."""
-    if not head.hidden:
+    if not hidden:
         return nn.Sequential(nn.Linear(width, out))
     return nn.Sequential(
-        nn.Linear(width, head.hidden),
+        nn.Linear(width, hidden),
         nn.ReLU(),
-        nn.Dropout(head.dropout),
-        nn.Linear(head.hidden, out),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, out),
     )

@@ -1,7 +1,8 @@
-"""Checked encoder settings, and the two layers every encoder ends with."""
+"""Checked encoder settings, the last layer of every encoder, and a learned stand-in."""
 
 from typing import Any, Literal, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
@@ -44,3 +45,15 @@ def parse(kind: type[Settings], name: str, payload: dict[str, Any]) -> Settings:
 def embedding_norm(norm: Norm, embedding: int) -> nn.Module:
     """The last layer of an encoder."""
     return nn.LayerNorm(embedding) if norm == "layer" else nn.Identity()
+
+
+class Token(nn.Module):
+    """A learned vector that stands for something that is not there; it starts at zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(width))
+
+    def reset_parameters(self) -> None:
+        """Back to the start."""
+        nn.init.zeros_(self.value)
