@@ -98,6 +98,12 @@ class CohortSource(_Strict):
     record_column: str = ""
     modalities: dict[Name, Source] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _own_column(self) -> "CohortSource":
+        if self.record_column == self.patient_column:
+            raise ValueError("record_column is another column than patient_column, or left out")
+        return self
+
     @property
     def held(self) -> tuple[str, ...]:
         """Modalities this site trains on and announces, sorted."""

@@ -8,57 +8,30 @@ allocates, so every size has a limit here.
 
 import hashlib
 import json
-import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from polyclinic.errors import StudyError
+from polyclinic.task import MAX_CLASSES as MAX_CLASSES
+from polyclinic.task import Label as Label
+from polyclinic.task import Name as Name
+from polyclinic.task import Strict, Word
+from polyclinic.task import Task as Task
 
 Kind = Literal["vector", "bag", "image", "volume", "series"]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
-Word = Annotated[str, Field(min_length=1, max_length=256)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 MAX_EMBEDDING = 4096
 MAX_FEATURES = 200_000
 MAX_DIM = 16_384
 MAX_INSTANCES = 10_000_000
-MAX_CLASSES = 64
 MAX_MODALITIES = 64
 MAX_FILE_BYTES = 32 << 20
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Task(_Strict):
-    """What is predicted.
-
-    Attributes:
-        label: column of the manifest.
-        classes: label values in index order; for a binary task the last one is the positive class.
-    """
-
-    label: Word
-    classes: tuple[Word, ...] = Field(min_length=2, max_length=MAX_CLASSES)
-
-    @model_validator(mode="after")
-    def _distinct(self) -> "Task":
-        read = {unicodedata.normalize("NFKC", c).strip() for c in self.classes}
-        if "" in read or len(read) != len(self.classes):
-            raise ValueError("classes must differ and none may be blank")
-        return self
-
-    @property
-    def positive(self) -> str:
-        """The class whose probability is scored."""
-        return self.classes[-1]
-
-
-class FieldRule(_Strict):
+class FieldRule(Strict):
     """How one number of a panel comes out of a table's cell, the same at every site.
 
     Attributes:
@@ -98,7 +71,7 @@ class FieldRule(_Strict):
         return self
 
 
-class Modality(_Strict):
+class Modality(Strict):
     """One modality as the study fixes it: a name plus a kind, no code.
 
     Attributes:
@@ -153,7 +126,7 @@ class Modality(_Strict):
         return len(self.features) or self.dim or 1
 
 
-class Split(_Strict):
+class Split(Strict):
     """How a site divides its patients; always by patient, never by record.
 
     Attributes:
@@ -169,7 +142,7 @@ class Split(_Strict):
     stratify: bool = True
 
 
-class Study(_Strict):
+class Study(Strict):
     """The whole agreement.
 
     Attributes:
@@ -183,6 +156,12 @@ class Study(_Strict):
     embedding: int = Field(default=256, ge=2, le=MAX_EMBEDDING)
     split: Split = Split()
     seed: int = Field(default=0, ge=0, lt=1 << 63)
+
+    @model_validator(mode="after")
+    def _named_apart(self) -> "Study":
+        if set(self.task.labels) & set(self.modalities):
+            raise ValueError("a label and a modality differ in name: scores are named for both")
+        return self
 
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON: two sites with the same value agreed on the same study."""

@@ -1,5 +1,9 @@
 """A batch of patients of whom each may lack modalities, and each modality fields.
 
+Where a site has several records of a patient (films, visits), a row is a record and ``size`` and
+``count`` are records; ``people`` and ``distinct`` count patients, and what may be told depends on
+those.
+
 Absent content is zero *and* masked: a model's output may never depend on what stands where
 ``present`` or ``fields`` is False (conventions.md 1.1), and a test holds every model to it.
 """
@@ -26,7 +30,8 @@ class Batch:
         fields: by modality, what is there inside it; vector (B, F), bag (B, N), volume (B, S),
             series (B, T, F), image (B, 1); bool.
         present: by modality, which patients have it at all; (B,) bool.
-        labels: class index; (B,) int64.
+        labels: class index, (B,) int64; of a multi-label task 1, 0 or NaN where unknown,
+            (B, L) float32.
     """
 
     inputs: dict[str, Tensor]
@@ -95,15 +100,24 @@ class Patients(Protocol):
         ...
 
     def size(self, split: SplitName) -> int:
-        """Patients in a split that carry at least one modality."""
+        """Rows of a split that carry at least one modality: patients, or their records."""
         ...
 
     def count(self, split: SplitName, modality: str) -> int:
-        """Patients in a split that carry this modality."""
+        """Rows of a split that carry this modality."""
+        ...
+
+    def distinct(self, split: SplitName, modality: str | None = None) -> int:
+        """Different patients behind the rows of a split, or behind those with the modality."""
+        ...
+
+    def people(self, split: SplitName, modality: str | None = None) -> Tensor:
+        """Different patients in a split (who carry the modality), by class (C,) or by side of
+        each label, no and yes (L, 2); int64."""
         ...
 
     def labels(self, split: SplitName) -> Tensor:
-        """Class indices of a split in its fixed order; (n,) int64."""
+        """Labels of a split in its fixed order, as in ``Batch``; (n,) or (n, L)."""
         ...
 
     def batches(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from polyclinic.data.batch import Batch, Patients, SplitName
 from polyclinic.data.column import Column, Reading, Request, kind_reader, rows_of
+from polyclinic.data.labels import label_tensor
 from polyclinic.data.manifest import Manifest, read_manifest
 from polyclinic.data.quarantine import Entry, QuarantineReport
 from polyclinic.data.selection import Selection, union
@@ -28,8 +29,8 @@ class Records:
     """A cohort as it was read, before it is split.
 
     Attributes:
-        readings: by modality of the study that the site declares; a column's rows are the
-            patients of the manifest.
+        readings: by modality of the study that the site declares; a column's rows are those of
+            the manifest, patients or records of theirs.
     """
 
     manifest: Manifest
@@ -46,9 +47,9 @@ class Records:
         for name, reading in self.readings.items():
             if reading.duplicates:
                 raise DataError(
-                    expected=f"every patient and slide once in modality '{name}'",
+                    expected=f"every patient (or record) and slide once in modality '{name}'",
                     got="repeated rows",
-                    remedy="keep one row per patient, or per slide, in its table",
+                    remedy="keep one row per patient, record or slide in its table",
                 )
 
 
@@ -69,8 +70,8 @@ def requests(settings: SiteSettings, study: Study, manifest: Manifest) -> list[R
             remedy="declare it in polyclinic.yaml, or leave this study",
         )
     shared = sorted(set(source.modalities) & set(study.modalities))
-    root, key = Path(source.root), source.patient_column
-    ids = tuple(p.pseudonym for p in manifest.patients)
+    root, key = Path(source.root), source.record_column or source.patient_column
+    ids = tuple(p.key for p in manifest.patients)
     cache = Path(settings.cache) if settings.cache else None
     return [
         Request(m, study.modalities[m], source.modalities[m], root, key, ids, study.seed, cache)
@@ -79,14 +80,18 @@ def requests(settings: SiteSettings, study: Study, manifest: Manifest) -> list[R
 
 
 def _require_features(source: CohortSource, study: Study) -> None:
-    """Refuse a panel with the patient's id, or with what is to be predicted.
+    """Refuse a panel with the id of a patient or record, or with what is to be predicted.
 
     Raises:
-        StudyError: there is one.
+        StudyError: there is one, under its own name or as the column of a field's rule.
     """
+    refused = [(source.patient_column, "patient"), *((c, "label") for c in study.task.columns)]
+    refused += [(source.record_column, "record")] if source.record_column else []
     for name, modality in study.modalities.items():
-        for column, what in ((source.patient_column, "patient"), (study.task.label, "label")):
-            if column in modality.features:
+        read = {f for f in modality.features if f not in modality.fields}
+        read |= {rule.column or f for f, rule in modality.fields.items()}
+        for column, what in refused:
+            if column in read or column in modality.features:
                 raise StudyError(
                     expected=f"measurements as features of '{name}'",
                     got=f"the {what} column",
@@ -106,8 +111,16 @@ def read_records(settings: SiteSettings, study: Study) -> Records:
 
 
 def assemble(manifest: Manifest, readings: Mapping[str, Reading]) -> Records:
-    """The records of a manifest and what its modalities' readers found."""
-    entries = [*manifest.entries, *(e for r in readings.values() for e in r.entries)]
+    """The records of a manifest and what its modalities' readers found.
+
+    Readers know rows by their own id; what they leave out is counted by patient.
+    """
+    owner = {p.key: p.pseudonym for p in manifest.patients}
+    found = [e for r in readings.values() for e in r.entries]
+    entries = [
+        *manifest.entries,
+        *(replace(e, patient=owner.get(e.patient, e.patient)) for e in found),
+    ]
     carries = torch.zeros(len(manifest.patients), dtype=torch.bool)
     for reading in readings.values():
         carries |= reading.column.present
@@ -115,7 +128,7 @@ def assemble(manifest: Manifest, readings: Mapping[str, Reading]) -> Records:
         patient = manifest.patients[row]
         reference = f"manifest line {patient.line}"
         entries.append(Entry("no_modality", reference=reference, patient=patient.pseudonym))
-    return Records(manifest, readings, QuarantineReport(tuple(entries), manifest.rows))
+    return Records(manifest, readings, QuarantineReport(tuple(entries), manifest.people))
 
 
 @dataclass(frozen=True)
@@ -154,15 +167,23 @@ class Cohort:
         return self.records.report
 
     def size(self, split: SplitName) -> int:
-        """Patients in a split that carry at least one modality."""
+        """Rows of a split that carry at least one modality."""
         return self.selection.size(split)
 
     def count(self, split: SplitName, modality: str) -> int:
-        """Patients in a split that carry this modality."""
+        """Rows of a split that carry this modality."""
         return self.selection.count(split, modality)
 
+    def distinct(self, split: SplitName, modality: str | None = None) -> int:
+        """Different patients behind the rows of a split, or behind those with the modality."""
+        return self.selection.distinct(split, modality)
+
+    def people(self, split: SplitName, modality: str | None = None) -> Tensor:
+        """Different patients by class (C,), or by side of each label (L, 2)."""
+        return self.selection.people(split, modality)
+
     def labels(self, split: SplitName) -> Tensor:
-        """Class indices of a split in its fixed order; (n,) int64."""
+        """Labels of a split in its fixed order; (n,) int64 or (n, L) float32."""
         return self.selection.labels(split)
 
     def batches(
@@ -193,8 +214,9 @@ def _selected(settings: SiteSettings, records: Records, study: Study, seed: int)
     columns: dict[str, Column] = {
         m: reading.column.prepared(train) for m, reading in records.readings.items()
     }
-    labels = torch.tensor([p.label for p in records.manifest.patients], dtype=torch.int64)
-    return Selection(settings.site, study, columns, labels, assigned, settings.minimum_cell)
+    labels = label_tensor([p.label for p in records.manifest.patients], study.task)
+    owners, least = records.manifest.owners, settings.minimum_cell
+    return Selection(settings.site, study, columns, labels, assigned, least, owners)
 
 
 def open_cohort(settings: SiteSettings, study: Study) -> Cohort:

@@ -1,12 +1,16 @@
-"""The manifest of a cohort: one row per patient with label and, if the site fixes it, split."""
+"""The manifest of a cohort: a row per patient, or per record of one, with label and split."""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from polyclinic.data.batch import SplitName
 from polyclinic.data.identity import as_id, twin_key
+from polyclinic.data.labels import Answer, LabelCells
 from polyclinic.data.parquet import faults, read_parquet, texts
 from polyclinic.data.quarantine import Entry
 from polyclinic.data.table import PARQUET, parse, read_bytes
@@ -28,28 +32,36 @@ SPLITS: Mapping[str, SplitName] = {
 
 @dataclass(frozen=True)
 class Patient:
-    """One row of the manifest.
+    """One row of the manifest: a patient, or one record of a patient.
 
     Attributes:
         pseudonym: the patient id; never printed nor sent.
-        label: class index.
+        label: class index; of a multi-label task 1, 0 or -1 (unknown) per label.
         split: as the manifest says; "" when the study draws it.
+        record: id of the record where a patient has several, never printed nor sent; else "".
     """
 
     pseudonym: str = field(repr=False)
-    label: int
+    label: Answer
     split: SplitName | None = None
     line: int = 0
+    record: str = field(default="", repr=False)
+
+    @property
+    def key(self) -> str:
+        """What the row has in the tables: the record's id, else the patient's."""
+        return self.record or self.pseudonym
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The usable patients, sorted by id, and what was found on the way.
+    """The usable rows, sorted by id, and what was found on the way.
 
     Attributes:
-        duplicates: rows beyond the first of a patient.
+        duplicates: rows beyond the first of a patient, or of a record.
         leaks: patients that stand in more than one split, twins counted as one.
         rows: rows that were looked at.
+        people: patients that were looked at; a row without an id counts as one.
         twins: ids that differ from another only in case, or as numbers only in their writing.
         drawn: whether the study draws the split, which may part twins.
     """
@@ -59,8 +71,16 @@ class Manifest:
     duplicates: int = 0
     leaks: int = 0
     rows: int = 0
+    people: int = 0
     twins: int = 0
     drawn: bool = False
+
+    @property
+    def owners(self) -> Tensor:
+        """Number of the patient of each row, from 0 in the order of ids; (P,) int64."""
+        numbers: dict[str, int] = {}
+        each = [numbers.setdefault(p.pseudonym, len(numbers)) for p in self.patients]
+        return torch.tensor(each, dtype=torch.int64)
 
     @property
     def parts_twins(self) -> bool:
@@ -75,9 +95,9 @@ class Manifest:
         """
         if self.duplicates or self.leaks:
             raise DataError(
-                expected="every patient once, in one split",
+                expected="every patient (or record) once, and every patient in one split",
                 got="repeated rows",
-                remedy="keep one row per patient in the manifest",
+                remedy="keep one row per patient in the manifest, or name its record_column",
             )
         if self.parts_twins:
             raise DataError(
@@ -91,23 +111,25 @@ def read_manifest(source: CohortSource, study: Study) -> Manifest:
     """The manifest of a cohort as the study reads it.
 
     Raises:
-        StudyError: the study asks for the patient column as its label.
+        StudyError: the study asks for the column of patients or records as its label.
         DataRejected: the file as a whole is refused.
         DataError: a needed column is absent.
     """
     path = Path(source.root) / source.manifest
-    if study.task.label == source.patient_column:
+    if {source.patient_column, source.record_column} & set(study.task.columns):
         raise label_is_patient()
-    header, rows, ragged = _rows(path, source.patient_column, study.task.label)
-    needed = [study.task.label] + (["split"] if study.split.source == "manifest" else [])
-    for column in needed:
+    record = {source.record_column} - {""}
+    header, rows, ragged = _rows(path, source.patient_column, record, study.task.columns)
+    needed = [*study.task.columns, *(["split"] if study.split.source == "manifest" else [])]
+    for column in (*needed, *record):
         if column not in header:
+            remedy = "add the column, or correct the name in the study"
             raise DataError(
                 expected=f"a column '{column}' in the manifest",
                 got=f"{len(header)} other column(s)",
-                remedy="add the column, or correct the name in the study",
+                remedy="correct record_column in polyclinic.yaml" if column in record else remedy,
             )
-    return _assemble(rows, ragged, source.patient_column, study)
+    return _assemble(rows, ragged, source, study)
 
 
 def label_is_patient() -> StudyError:
@@ -120,13 +142,13 @@ def label_is_patient() -> StudyError:
 
 
 def _rows(
-    path: Path, key: str, label: str
+    path: Path, key: str, record: set[str], labels: tuple[str, ...]
 ) -> tuple[tuple[str, ...], list[tuple[int, dict[str, str]]], int]:
     """Header, rows by column name with their line, and how many rows were ragged."""
     rows, ragged = [], 0
     if path.suffix in PARQUET:
-        stored = read_parquet(path, key, {label, "split"})
-        if label in stored.header and label not in stored.columns:
+        stored = read_parquet(path, key, {*labels, *record, "split"})
+        if any(c in stored.header and c not in stored.columns for c in labels):
             raise label_is_patient()  # the table's index, which stands for the patient column
         with faults(path):
             cells = {n: texts(c) for n, c in stored.columns.items()} | {key: stored.ids}
@@ -134,72 +156,85 @@ def _rows(
             rows.append((i + 2, {n: column[i] for n, column in cells.items()}))
         return (*stored.header, key), rows, 0
     table = parse(read_bytes(path), (key,))
+    ids = {key} | (record & set(table.header))
     for line, row in table.rows():
         if row is None:
             ragged += 1
         else:
             named = dict(zip(table.header, row, strict=True))
-            rows.append((line, {**named, key: as_id(named[key])}))
+            rows.append((line, named | {c: as_id(named[c]) for c in ids}))
     return table.header, rows, ragged
 
 
 def _assemble(
-    rows: list[tuple[int, dict[str, str]]], ragged: int, key: str, study: Study
+    rows: list[tuple[int, dict[str, str]]], ragged: int, source: CohortSource, study: Study
 ) -> Manifest:
-    """Patients sorted by id, so that nothing downstream depends on the order of rows."""
-    classes = _places(study)
-    entries = [Entry("ragged_row", reference="manifest")] * ragged
-    patients: dict[str, Patient] = {}
-    splits: dict[str, set[str]] = {}
-    seen: Counter[str] = Counter()
+    """Rows sorted by id, so that nothing downstream depends on their order in the file."""
+    read = _Read(source, study, entries=[Entry("ragged_row", reference="manifest")] * ragged)
     for line, row in rows:
-        pseudonym = row[key]
-        split = SPLITS.get(row.get("split", "").lower())
-        if pseudonym:
-            seen[pseudonym] += 1
-            splits.setdefault(twin_key(pseudonym), set()).add(split or "")
-        reason = _reason(row, pseudonym, split, study)
-        if reason:
-            reference = f"manifest line {line}"
-            entries.append(Entry(reason, reference=reference, patient=pseudonym))
-            continue
-        kept = split if study.split.source == "manifest" else None
-        label = classes[as_class(row[study.task.label], classes)]
-        patients.setdefault(pseudonym, Patient(pseudonym, label, kept, line))
+        read.add(line, row)
+    count = len(rows) + ragged
+    nameless = count - sum(read.seen.values())
     return Manifest(
-        patients=tuple(patients[p] for p in sorted(patients)),
-        entries=tuple(entries),
-        duplicates=sum(n - 1 for n in seen.values()),
-        leaks=sum(1 for s in splits.values() if len(s) > 1),
-        rows=len(rows) + ragged,
-        twins=len(seen) - len(splits),
+        patients=tuple(sorted(read.kept.values(), key=lambda p: (p.pseudonym, p.key))),
+        entries=tuple(read.entries),
+        duplicates=read.repeats,
+        leaks=sum(1 for s in read.splits.values() if len(s) > 1),
+        rows=count,
+        people=len(read.seen) + nameless if source.record_column else count,
+        twins=len(read.seen) - len(read.splits),
         drawn=study.split.source == "random",
     )
 
 
-def _places(study: Study) -> dict[str, int]:
-    """Class index by label, spelled as labels are read."""
-    return {as_id(c): i for i, c in enumerate(study.task.classes)}
+@dataclass
+class _Read:
+    """What reading one row after the other adds up to.
 
+    Attributes:
+        kept: the usable rows, by record or else patient.
+        splits: what the rows of a person say, by a key that twins share.
+        seen: rows by patient.
+    """
 
-def as_class(cell: str, classes: Mapping[str, int]) -> str:
-    """The class a label cell means: its own text, else a whole number without its point."""
-    cell = as_id(cell)
-    if cell in classes:
-        return cell
-    try:
-        return as_id(float(cell))
-    except (ValueError, OverflowError):
-        return cell
+    source: CohortSource
+    study: Study
+    entries: list[Entry]
+    kept: dict[str, Patient] = field(default_factory=dict)
+    splits: dict[str, set[str]] = field(default_factory=dict)
+    seen: Counter[str] = field(default_factory=Counter)
+    keys: set[str] = field(default_factory=set)
+    repeats: int = 0
+    cells: LabelCells = field(init=False)
+    fixed: bool = field(init=False)
 
+    def __post_init__(self) -> None:
+        self.cells = LabelCells.of(self.study.task)
+        self.fixed = self.study.split.source == "manifest"
 
-def _reason(row: Mapping[str, str], pseudonym: str, split: str | None, study: Study) -> str:
-    """Why a row cannot be used, or ""."""
-    classes = _places(study)
-    if not pseudonym:
-        return "no_patient_id"
-    if as_class(row[study.task.label], classes) not in classes:
-        return "bad_label"
-    if study.split.source == "manifest" and split is None:
-        return "bad_split"
-    return ""
+    def add(self, line: int, row: Mapping[str, str]) -> None:
+        """Take a row, or set it aside."""
+        pseudonym = row[self.source.patient_column]
+        record = row[self.source.record_column] if self.source.record_column else ""
+        split = SPLITS.get(row.get("split", "").lower())
+        if pseudonym:
+            self.seen[pseudonym] += 1
+            self.splits.setdefault(twin_key(pseudonym), set()).add(split or "")
+        key = record if self.source.record_column else pseudonym
+        if pseudonym and key:
+            self.repeats += key in self.keys
+            self.keys.add(key)
+        answer, clear = self.cells.read(row)
+        reason = ""
+        if not pseudonym or not key:
+            reason = "no_record_id" if pseudonym else "no_patient_id"
+        elif answer is None or not clear:
+            reason = "bad_label"
+        elif self.fixed and split is None:
+            reason = "bad_split"
+        if reason:
+            self.entries.append(Entry(reason, "", f"manifest line {line}", pseudonym))
+        usable = not reason or (reason == "bad_label" and (split is not None or not self.fixed))
+        if usable and answer is not None:
+            kept = split if self.fixed else None
+            self.kept.setdefault(key, Patient(pseudonym, answer, kept, line, record))

@@ -18,8 +18,9 @@ from polyclinic.storage import write_atomic
 
 REASONS: dict[str, str] = {
     "no_patient_id": "the row has no patient id",
+    "no_record_id": "the row has no record id",
     "ragged_row": "the row has more or fewer cells than the header",
-    "bad_label": "the label is blank or none of the study's classes",
+    "bad_label": "no label is known, or a cell is none of those the study names",
     "bad_split": "the split column holds neither train, validation nor test",
     "no_modality": "the patient carries no modality of the study",
     "missing_file": "a listed file is not there",
@@ -50,6 +51,8 @@ REASONS: dict[str, str] = {
     "unsupported_slide": "the slide is of no format that is read by tiles",
     "no_mpp": "the slide does not say how large its pixels are",
     "no_tissue": "no tissue was found on the slide",
+    "too_coarse": "the slide has fewer pixels per micrometre than the tiles ask for",
+    "tile_mismatch": "the file's tiles have another size or resolution than the study's",
     "impossible_value": "a value outside what the study calls possible",
     "unknown_category": "a cell is none of the study's categories",
     "unknown_unit": "the row's unit is none that the study converts",

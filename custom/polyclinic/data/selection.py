@@ -8,6 +8,7 @@ from torch import Tensor
 
 from polyclinic.data.batch import Batch, SplitName
 from polyclinic.data.column import Column, kind_reader, rows_of
+from polyclinic.data.labels import different, people_of
 from polyclinic.data.split import SPLIT_NAMES
 from polyclinic.errors import StudyError
 from polyclinic.study import Study
@@ -15,13 +16,14 @@ from polyclinic.study import Study
 
 @dataclass(frozen=True)
 class Selection:
-    """Some modalities of P patients; implements ``Patients``.
+    """Some modalities of P patients, or of P records of theirs; implements ``Patients``.
 
     Attributes:
-        columns: prepared, by modality; patients that have none of them are in no split.
-        all_labels: (P,) int64.
-        assigned: split of each patient.
+        columns: prepared, by modality; rows that have none of them are in no split.
+        all_labels: as in ``Batch``; (P,) or (P, L).
+        assigned: split of each row.
         minimum_cell: the site's smallest group; of several sites the largest of theirs.
+        owners: number of each row's patient, (P,) int64; left out, every row is another patient.
     """
 
     site: str
@@ -30,16 +32,20 @@ class Selection:
     all_labels: Tensor = field(repr=False)
     assigned: Sequence[SplitName] = field(repr=False)
     minimum_cell: int
+    owners: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), repr=False)
     _rows: dict[SplitName, Tensor] = field(init=False, repr=False)
     _present: dict[str, Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         present = {m: c.present for m, c in sorted(self.columns.items())}
-        carries = torch.zeros_like(self.all_labels, dtype=torch.bool)
+        count = len(self.assigned)
+        carries = torch.zeros(count, dtype=torch.bool)
         for there in present.values():
             carries |= there
         places = torch.tensor([SPLIT_NAMES.index(s) for s in self.assigned], dtype=torch.int64)
         rows = {s: rows_of(carries & (places == i)) for i, s in enumerate(SPLIT_NAMES)}
+        if self.owners.numel() != count:
+            object.__setattr__(self, "owners", torch.arange(count))
         object.__setattr__(self, "_present", present)
         object.__setattr__(self, "_rows", rows)
 
@@ -49,17 +55,32 @@ class Selection:
         return tuple(self._present)
 
     def size(self, split: SplitName) -> int:
-        """Patients in a split that carry at least one modality."""
+        """Rows of a split that carry at least one modality."""
         return int(self._rows[split].numel())
 
     def count(self, split: SplitName, modality: str) -> int:
-        """Patients in a split that carry this modality; 0 for one that is not read here."""
-        if modality not in self._present:
-            return 0
-        return int(self._present[modality][self._rows[split]].sum())
+        """Rows of a split that carry this modality; 0 for one that is not read here."""
+        return int(self._those(split, modality).numel())
+
+    def distinct(self, split: SplitName, modality: str | None = None) -> int:
+        """Different patients behind the rows of a split, or behind those with the modality."""
+        return different(self.owners[self._those(split, modality)])
+
+    def people(self, split: SplitName, modality: str | None = None) -> Tensor:
+        """Different patients by class (C,), or by side of each label (L, 2)."""
+        rows = self._those(split, modality)
+        return people_of(self.all_labels[rows], self.owners[rows], self.study.task)
+
+    def _those(self, split: SplitName, modality: str | None) -> Tensor:
+        """Rows of a split, or of those that carry a modality; none of one that is not read."""
+        rows = self._rows[split]
+        if modality is None:
+            return rows
+        there = self._present.get(modality)
+        return rows[:0] if there is None else rows[there[rows]]
 
     def labels(self, split: SplitName) -> Tensor:
-        """Class indices of a split in its fixed order; (n,) int64."""
+        """Labels of a split in its fixed order; (n,) int64 or (n, L) float32."""
         return self.all_labels[self._rows[split]]
 
     def batches(
@@ -97,6 +118,8 @@ class Selection:
 def union(parts: Sequence[Selection], modalities: Sequence[str], site: str) -> Selection:
     """The patients of several sites as one, each row standardised as at its own site.
 
+    Patients of different sites are different patients.
+
     Raises:
         StudyError: no part, or parts of different studies.
     """
@@ -117,4 +140,9 @@ def union(parts: Sequence[Selection], modalities: Sequence[str], site: str) -> S
         )
     labels = torch.cat([p.all_labels for p in parts])
     assigned = [s for p in parts for s in p.assigned]
-    return Selection(site, study, columns, labels, assigned, max(p.minimum_cell for p in parts))
+    owners, taken = [], 0
+    for part in parts:
+        owners.append(part.owners + taken)
+        taken += len(part.assigned)
+    least = max(p.minimum_cell for p in parts)
+    return Selection(site, study, columns, labels, assigned, least, torch.cat(owners))
