@@ -86,7 +86,7 @@ def read_files(request: Request, suffixes: frozenset[str], *, sequences: bool = 
             remedy="correct 'folder' in polyclinic.yaml",
         )
     found = files_in(folder, suffixes)
-    path = _table_path(request, folder)
+    path = table_path(request, folder)
     if path is None:
         return _by_name(request, folder, found, suffixes)
     rows, entries = _rows(path, request, sequences)
@@ -167,7 +167,7 @@ def is_safe(name: str) -> bool:
     return inside and name.isprintable()
 
 
-def _table_path(request: Request, folder: Path) -> Path | None:
+def table_path(request: Request, folder: Path) -> Path | None:
     """The table the source names, or ``files.csv`` in the folder or the root."""
     if request.source.files:
         return request.root / request.source.files
