@@ -6,8 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from polyclinic.data.cell import number
+from polyclinic.data.field import named
 from polyclinic.data.identity import as_id
-from polyclinic.data.values import number, read_values
+from polyclinic.data.values import read_values
 from polyclinic.errors import DataRejected
 
 
@@ -32,13 +34,15 @@ def test_text_is_absent_and_not_guessed(cell: str) -> None:
 
 
 def test_decimal_commas_are_numbers_between_semicolons_only(tmp_path) -> None:
-    table = read_values(written(tmp_path, "patient_id;x\np1;-1,5\np2;2e3\n"), "patient_id", ["x"])
+    table = read_values(
+        written(tmp_path, "patient_id;x\np1;-1,5\np2;2e3\n"), "patient_id", named(["x"])
+    )
     np.testing.assert_array_equal(table.values, np.float32([[-1.5], [2000]]))
 
 
 def test_causes_of_absence_are_counted_apart(tmp_path) -> None:
     text = "patient_id,x,y\np1,,old\np2,inf,1e60\np3,nan,3\np4,-inf,4\n"
-    table = read_values(written(tmp_path, text), "patient_id", ["x", "y"])
+    table = read_values(written(tmp_path, text), "patient_id", named(["x", "y"]))
     # x: blank, inf, nan, -inf; y: text, beyond float32, two numbers.
     assert table.absent == {"blank": 2, "text": 1, "infinite": 3}
     nan = np.nan
@@ -48,17 +52,20 @@ def test_causes_of_absence_are_counted_apart(tmp_path) -> None:
 
 def test_columns_come_in_the_order_asked_for(tmp_path) -> None:
     table = read_values(
-        written(tmp_path, "y,patient_id,more,x\n2,p1,9,1\n"), "patient_id", ["x", "z", "y"]
+        written(tmp_path, "y,patient_id,more,x\n2,p1,9,1\n"), "patient_id", named(["x", "z", "y"])
     )
     np.testing.assert_array_equal(table.values, np.float32([[1, np.nan, 2]]))
-    assert table.missing_columns == ("z",)
+    assert table.missing == ("z",)
 
 
 def test_parquet_equals_csv(tmp_path) -> None:
     frame = pd.DataFrame({"patient_id": ["p1", "p2"], "x": [1.5, None], "y": [3, 4]})
     frame.to_parquet(tmp_path / "t.parquet")
     frame.to_csv(tmp_path / "t.csv", index=False)
-    a, b = (read_values(tmp_path / f"t.{e}", "patient_id", ["x", "y"]) for e in ("parquet", "csv"))
+    a, b = (
+        read_values(tmp_path / f"t.{e}", "patient_id", named(["x", "y"]))
+        for e in ("parquet", "csv")
+    )
     np.testing.assert_array_equal(a.values, b.values)
     assert a.ids == b.ids == ["p1", "p2"]
     assert a.absent == b.absent == {"blank": 1}
@@ -67,7 +74,7 @@ def test_parquet_equals_csv(tmp_path) -> None:
 def test_a_parquet_index_serves_as_patient_column(tmp_path) -> None:
     frame = pd.DataFrame({"x": [1, 2]}, index=pd.Index(["p1", "p2"], name="barcode"))
     frame.to_parquet(tmp_path / "t.parquet")
-    assert read_values(tmp_path / "t.parquet", "patient_id", ["x"]).ids == ["p1", "p2"]
+    assert read_values(tmp_path / "t.parquet", "patient_id", named(["x"])).ids == ["p1", "p2"]
 
 
 def test_parquet_of_every_kind_of_column(tmp_path) -> None:
@@ -81,7 +88,9 @@ def test_parquet_of_every_kind_of_column(tmp_path) -> None:
         }
     )
     pq.write_table(table, tmp_path / "t.parquet")
-    found = read_values(tmp_path / "t.parquet", "patient_id", ["small", "flag", "text", "list"])
+    found = read_values(
+        tmp_path / "t.parquet", "patient_id", named(["small", "flag", "text", "list"])
+    )
     nan = np.nan
     expected = np.float32([[1, 1, 1.5, nan], [-128, nan, nan, nan], [3, 0, nan, nan]])
     np.testing.assert_array_equal(found.values, expected)
@@ -97,7 +106,7 @@ def test_a_damaged_parquet_file_is_refused(tmp_path) -> None:
     for raw in damaged:
         path.write_bytes(raw)
         with pytest.raises(DataRejected):
-            read_values(path, "patient_id", ["x"])
+            read_values(path, "patient_id", named(["x"]))
 
 
 def test_a_mutated_parquet_file_is_read_or_refused(tmp_path) -> None:
@@ -113,7 +122,7 @@ def test_a_mutated_parquet_file_is_read_or_refused(tmp_path) -> None:
             mutant[at] = int(rng.integers(256))
         path.write_bytes(mutant)
         try:
-            read_values(path, "patient_id", ["x", "y"])
+            read_values(path, "patient_id", named(["x", "y"]))
         except DataRejected:
             refusals += 1
     assert 0 < refusals < 600

@@ -83,6 +83,22 @@ class Request:
 
 
 @dataclass(frozen=True)
+class FieldFact:
+    """What a person should know of one feature of a panel.
+
+    Attributes:
+        patients: that have it at all.
+        set_aside: values that the study calls impossible, and cells it does not know.
+        unit: of the study, and of the site where it differs; "" where the study states none.
+    """
+
+    feature: str
+    patients: int
+    set_aside: int = 0
+    unit: str = ""
+
+
+@dataclass(frozen=True)
 class Reading:
     """What a reader found.
 
@@ -93,6 +109,7 @@ class Reading:
         duplicates: rows or files beyond the first of the same patient or slide.
         outside: rows or files of patients that are not in the manifest.
         notes: what a person should know, without identities.
+        facts: of the features of a panel, in its order.
     """
 
     column: Column
@@ -102,6 +119,7 @@ class Reading:
     duplicates: int = 0
     outside: int = 0
     notes: tuple[str, ...] = ()
+    facts: tuple[FieldFact, ...] = ()
 
 
 class KindReader(Protocol):

@@ -1,6 +1,5 @@
 """Numbers of a table by patient: float32, NaN where there is none, and why there is none."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,13 +10,29 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from polyclinic.data.cell import IMPOSSIBLE, REMARKS, SET_ASIDE, number
+from polyclinic.data.field import Field
 from polyclinic.data.identity import as_id
 from polyclinic.data.parquet import encoded, faults, read_parquet
-from polyclinic.data.table import PARQUET, parse, read_bytes
+from polyclinic.data.table import PARQUET, TextTable, parse, read_bytes
 
 Floats = npt.NDArray[np.float32]
-BLANK = frozenset({"", "na", "n/a", "nan", "null", "none", ".", "-", "<na>"})
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """One value that was set aside.
+
+    Attributes:
+        row: of the table, 0 being the first below the header.
+        place: of the field in the panel.
+        reason: a code of ``SET_ASIDE``.
+    """
+
+    row: int
+    place: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -26,127 +41,166 @@ class ValueTable:
 
     Attributes:
         ids: patient id of each row, as text; "" where blank.
-        lines: line of each row in the file, 1 being the header.
-        values: (n, F) float32 in the order of the columns asked for, NaN where absent.
-        missing_columns: columns asked for that the table lacks.
+        lines: line of each row in the file, 1 being the header; empty for a folder of files.
+        values: (n, F) float32 in the order of the fields asked for, NaN where absent.
+        missing: features whose column the table lacks.
         ragged: lines that were left out because their length differs from the header's.
         absent: cells without a number by cause: ``blank``, ``text``, ``infinite``.
+        remarks: numbers that were made of more than digits, by what of.
+        flaws: values that the study calls impossible, or cells it does not know.
+        hashes: of the files of rows with flaws, where the rows are files.
     """
 
     ids: list[str]
     lines: list[int]
     values: Floats
-    missing_columns: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
     ragged: list[int] = field(default_factory=list)
     absent: dict[str, int] = field(default_factory=dict)
+    remarks: dict[str, int] = field(default_factory=dict)
+    flaws: list[Flaw] = field(default_factory=list)
+    hashes: dict[int, str] = field(default_factory=dict)
+
+    def reference(self, row: int) -> str:
+        """Where a row stands, for the quarantine list."""
+        return f"line {self.lines[row]}" if self.lines else self.hashes.get(row, "")
 
 
-def number(cell: str, decimal_comma: bool) -> tuple[float, str]:
-    """The number in a cell and "", or NaN and the cause of its absence."""
-    if cell.lower() in BLANK:
-        return float("nan"), "blank"
-    if decimal_comma and _DECIMAL_COMMA.fullmatch(cell):
-        cell = cell.replace(",", ".")
-    try:
-        # Python reads "1_000" as a number, no table means it.
-        value = float("text" if "_" in cell else cell)
-    except ValueError:
-        return float("nan"), "text"
-    return value, ""
+class Findings:
+    """What the reading of one table comes upon: causes counted, values set aside listed."""
+
+    def __init__(self) -> None:
+        self.causes: Counter[str] = Counter()
+        self.flaws: list[Flaw] = []
+
+    def note(self, cause: str, row: int, place: int) -> None:
+        """One cell that is not just a number."""
+        if cause in SET_ASIDE:
+            self.flaws.append(Flaw(row, place, cause))
+        elif cause:
+            self.causes[cause] += 1
+
+    def table(self, ids: list[str], lines: list[int], wide: Doubles, **more: Any) -> ValueTable:
+        """The table, with what is infinite as float32 made absent."""
+        with np.errstate(over="ignore"):
+            values = wide.astype(np.float32)
+        infinite = np.isinf(values)
+        values[infinite] = np.nan
+        self.causes["infinite"] += int(infinite.sum())
+        counts = {c: n for c, n in sorted(self.causes.items()) if n}
+        absent = {c: n for c, n in counts.items() if c not in REMARKS}
+        remarks = {c: n for c, n in counts.items() if c in REMARKS}
+        flaws = sorted(self.flaws, key=lambda f: (f.row, f.place))
+        return ValueTable(ids, lines, values, absent=absent, remarks=remarks, flaws=flaws, **more)
 
 
-def _numbers(cells: list[str], decimal_comma: bool, causes: Counter[str]) -> list[float]:
-    """The numbers of a row; whole rows of plain numbers take the short way."""
-    try:
-        if "_" not in "".join(cells):
-            return [float(c) for c in cells]
-    except ValueError:
-        pass
-    pairs = [number(c, decimal_comma) for c in cells]
-    causes.update(cause for _, cause in pairs if cause)
-    return [value for value, _ in pairs]
-
-
-def to_float32(values: npt.NDArray[np.float64], causes: Counter[str]) -> Floats:
-    """The values as float32 with what is infinite there made absent, and counted."""
-    with np.errstate(over="ignore"):
-        narrow = values.astype(np.float32)
-    infinite = np.isinf(narrow)
-    causes["infinite"] += int(infinite.sum())
-    narrow[infinite] = np.nan
-    return narrow
-
-
-def read_values(path: Path, key: str, columns: Sequence[str]) -> ValueTable:
-    """The columns of a CSV or parquet table by patient.
+def read_values(path: Path, key: str, fields: Sequence[Field]) -> ValueTable:
+    """The fields of a CSV or parquet table by patient.
 
     Raises:
         DataRejected: the whole table, see ``polyclinic.data.quarantine.TABLE_REASONS``.
     """
-    return (_from_parquet if path.suffix in PARQUET else _from_text)(path, key, columns)
+    return (_from_parquet if path.suffix in PARQUET else _from_text)(path, key, fields)
 
 
-def _arranged(
-    found: Floats, present: Sequence[str], columns: Sequence[str]
-) -> tuple[Floats, tuple[str, ...]]:
-    """Columns in the order asked for, NaN where the table has none, and their names."""
-    place = {c: i for i, c in enumerate(present)}
-    values = np.full((found.shape[0], len(columns)), np.nan, dtype=np.float32)
-    for i, column in enumerate(columns):
-        if column in place:
-            values[:, i] = found[:, place[column]]
-    return values, tuple(c for c in columns if c not in place)
-
-
-def _from_text(path: Path, key: str, columns: Sequence[str]) -> ValueTable:
+def _from_text(path: Path, key: str, fields: Sequence[Field]) -> ValueTable:
     table = parse(read_bytes(path), (key,))
-    wanted = set(columns)
-    places = [i for i, c in enumerate(table.header) if c in wanted]
     at = table.header.index(key)
-    causes: Counter[str] = Counter()
-    ids, lines, ragged, kept = [], [], [], []
+    rows = _TextRows(table, fields)
+    ids: list[str] = []
+    lines: list[int] = []
+    ragged, kept = [], []
     for line, cells in table.rows():
         if cells is None:
             ragged.append(line)
             continue
         ids.append(as_id(cells[at]))
+        kept.append(rows.numbers(len(lines), cells))
         lines.append(line)
-        row = _numbers([cells[i] for i in places], table.delimiter == ";", causes)
-        kept.append(np.array(row, dtype=np.float64))
-    wide = np.stack(kept) if kept else np.empty((0, len(places)))
-    causes["blank"] += int(np.isnan(wide).sum()) - causes["blank"] - causes["text"]
-    found = to_float32(wide, causes)
-    values, missing = _arranged(found, [table.header[i] for i in places], columns)
-    return ValueTable(ids, lines, values, missing, ragged, _nonzero(causes))
+    wide = np.stack(kept) if kept else np.empty((0, len(fields)))
+    return rows.findings.table(ids, lines, wide, missing=rows.missing, ragged=ragged)
 
 
-def _nonzero(causes: Counter[str]) -> dict[str, int]:
-    return {c: n for c, n in sorted(causes.items()) if n}
+class _TextRows:
+    """Reads the rows of one text table; panels of plain numbers take the short way."""
+
+    def __init__(self, table: TextTable, fields: Sequence[Field]) -> None:
+        self.decimal_comma = table.delimiter == ";"
+        self.findings, self.width = Findings(), len(fields)
+        where = {c: i for i, c in enumerate(table.header) if c}
+        there = [(i, f) for i, f in enumerate(fields) if f.column in where]
+        self.missing = tuple(f.feature for f in fields if f.column not in where)
+        plain = [(i, where[f.column]) for i, f in there if f.plain]
+        self.plain, self.cells = [i for i, _ in plain], [c for _, c in plain]
+        self.ruled = [
+            (i, where[f.column], f.reader(self.decimal_comma)) for i, f in there if not f.plain
+        ]
+
+    def numbers(self, row: int, cells: list[str]) -> Doubles:
+        """The numbers of a row in the order of the fields; (F,)."""
+        values = np.full(self.width, np.nan)
+        values[self.plain] = self._plain([cells[c] for c in self.cells])
+        for place, cell, read in self.ruled:
+            values[place], cause = read(cells[cell])
+            self.findings.note(cause, row, place)
+        return values
+
+    def _plain(self, cells: list[str]) -> Doubles:
+        try:
+            if "_" not in "".join(cells):
+                found = np.array([float(c) for c in cells])
+                self.findings.causes["blank"] += int(np.isnan(found).sum())
+                return found
+        except ValueError:
+            pass
+        pairs = [number(c, self.decimal_comma) for c in cells]
+        self.findings.causes.update(cause for _, cause in pairs if cause)
+        return np.array([value for value, _ in pairs])
 
 
-def _from_parquet(path: Path, key: str, columns: Sequence[str]) -> ValueTable:
-    causes: Counter[str] = Counter()
-    table = read_parquet(path, key, set(columns))
-    wide = np.empty((len(table.ids), len(table.columns)))
+def _from_parquet(path: Path, key: str, fields: Sequence[Field]) -> ValueTable:
+    findings = Findings()
+    table = read_parquet(path, key, {f.column for f in fields})
+    wide = np.full((len(table.ids), len(fields)), np.nan)
     with faults(path):
-        for i, stored in enumerate(table.columns.values()):
-            wide[:, i] = _column(stored, causes)
-    causes["blank"] += int(np.isnan(wide).sum()) - causes["text"]
-    values, missing = _arranged(to_float32(wide, causes), list(table.columns), columns)
+        for place, asked in enumerate(fields):
+            if asked.column in table.columns:
+                wide[:, place] = _column(table.columns[asked.column], asked, place, findings)
+    missing = tuple(f.feature for f in fields if f.column not in table.columns)
     lines = [i + 2 for i in range(len(table.ids))]
-    return ValueTable(table.ids, lines, values, missing, [], _nonzero(causes))
+    return findings.table(table.ids, lines, wide, missing=missing)
 
 
-def _column(stored: Any, causes: Counter[str]) -> npt.NDArray[np.float64]:
+def _column(stored: Any, asked: Field, place: int, findings: Findings) -> Doubles:
     """One parquet column as float64, NaN where it is null or no number."""
-    if pa.types.is_integer(stored.type) or pa.types.is_floating(stored.type):
-        return np.asarray(stored.to_pandas(), dtype=np.float64)
-    if pa.types.is_boolean(stored.type):
-        return np.asarray(stored.cast(pa.float64()).to_pandas(), dtype=np.float64)
-    values: list[float] = []
+    kind = stored.type
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    if asked.rule.reads == "number" and (numeric or pa.types.is_boolean(kind)):
+        numbers = stored if numeric else stored.cast(pa.float64())
+        values = np.array(numbers.to_pandas(), dtype=np.float64)
+        return _bounded(values, asked, place, findings)
+    read = asked.reader(decimal_comma=False)
+    values, row = np.full(len(stored), np.nan), 0
     for known, places in encoded(stored):
-        cells = ["" if v is None else str(v).strip() for v in known]
-        pairs = [number(c, decimal_comma=False) for c in cells]
-        causes.update("text" for i in places if i is not None and pairs[i][1] == "text")
-        values += [float("nan") if i is None else pairs[i][0] for i in places]
-    return np.array(values, dtype=np.float64)
+        pairs = [read("" if v is None else str(v).strip()) for v in known]
+        for i in places:
+            values[row], cause = pairs[i] if i is not None else (np.nan, "blank")
+            findings.note(cause, row, place)
+            row += 1
+    return values
+
+
+def _bounded(values: Doubles, asked: Field, place: int, findings: Findings) -> Doubles:
+    """Stored numbers in the study's unit, NaN where the study calls them impossible."""
+    rule = asked.rule
+    findings.causes["blank"] += int(np.isnan(values).sum())
+    values = asked.conversion.factor * values + asked.conversion.offset
+    outside = np.zeros(values.shape, dtype=bool)
+    if rule.low is not None:
+        outside |= values < rule.low
+    if rule.high is not None:
+        outside |= values > rule.high
+    outside &= np.isfinite(values)
+    findings.flaws += [Flaw(row, place, IMPOSSIBLE) for row in np.flatnonzero(outside).tolist()]
+    values[outside] = np.nan
+    return values

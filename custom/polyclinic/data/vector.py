@@ -1,10 +1,13 @@
 """Kind ``vector``: one row of numbers per patient, with a presence mask per field.
 
-A value that is blank, no number or infinite is absent: zero in the input and False in the mask.
+A value that is blank, no number or infinite is absent: zero in the input and False in the mask; so
+is one that the study calls impossible, which is listed besides. How a cell becomes a number is the
+study's rule for its field (``polyclinic.data.cell``), the same at every site.
 Values are standardised by the site's own training patients over present fields only, so the
 statistics never leave the site; a study that needs one scale everywhere fixes mean and scale.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polyclinic.data.cell import REMARKS
 from polyclinic.data.column import Column, Reading, Request, require_agreement
+from polyclinic.data.field import Field, field_facts, fields_of, require_possible
 from polyclinic.data.quarantine import Entry
+from polyclinic.data.units import idle_units
 from polyclinic.data.values import ValueTable, read_values
 from polyclinic.errors import DataError
 from polyclinic.study import Modality
@@ -75,6 +81,22 @@ class VectorColumn:
         return self.values.index_select(0, rows), self.fields.index_select(0, rows)
 
 
+@dataclass(frozen=True)
+class Joined:
+    """Which row of a table is whose.
+
+    Attributes:
+        places: row of the table by row of the cohort.
+        duplicates: rows beyond the first of a patient.
+        outside: rows of patients that are not in the manifest.
+    """
+
+    places: dict[int, int]
+    entries: tuple[Entry, ...] = ()
+    duplicates: int = 0
+    outside: int = 0
+
+
 def statistics(values: Tensor, fields: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, scale and whether any value is there, per feature over present values; each (F,).
 
@@ -90,34 +112,80 @@ def statistics(values: Tensor, fields: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def read(request: Request) -> Reading:
-    """The column of a table, joined by patient id and in the order of the study's panel.
+    """The column of a table, or of DICOM headers, in the order of patients and of the panel.
 
     Raises:
         DataRejected: the table as a whole is refused.
-        DataError: other units than the study's, or none of the panel's columns.
+        DataError: other units than the study's, none of the panel's columns, or one whose values
+            are mostly impossible.
     """
     require_agreement(request)
-    panel = request.modality.features
-    table = read_values(Path(request.root) / request.source.table, request.key, panel)
-    if len(table.missing_columns) == len(panel):
+    fields = fields_of(request)
+    if request.source.folder:
+        # Only a folder of headers needs the DICOM library.
+        from polyclinic.data.header_table import read_headers
+
+        return _reading(request, fields, *read_headers(request, fields))
+    table = read_values(Path(request.root) / request.source.table, request.key, fields)
+    if len(table.missing) == len(fields):
         raise DataError(
             expected=f"columns of the panel of modality '{request.name}'",
-            got=f"none of its {len(panel)}",
+            got=f"none of its {len(fields)}",
             remedy="rename the table's columns as the study's panel names them",
         )
-    places, duplicates, outside, entries = _joined(table, request)
-    values = torch.full((len(request.ids), len(panel)), float("nan"))
-    if places:
-        into = torch.tensor(list(places), dtype=torch.int64)
-        values[into] = torch.from_numpy(table.values[np.array(list(places.values()))])
-    fields = ~values.isnan()
-    column = VectorColumn(
-        values.nan_to_num(0.0), fields, request.modality.mean, request.modality.scale
-    )
     request.tick(len(request.ids))
+    return _reading(request, fields, table, joined(table, request))
+
+
+def _reading(request: Request, fields: Sequence[Field], table: ValueTable, rows: Joined) -> Reading:
+    """The column of the rows that belong to patients, with what was set aside."""
+    values = torch.full((len(request.ids), len(fields)), float("nan"))
+    if rows.places:
+        into = torch.tensor(list(rows.places), dtype=torch.int64)
+        values[into] = torch.from_numpy(table.values[np.array(list(rows.places.values()))])
+    there = ~values.isnan()
+    modality = request.modality
+    column = VectorColumn(values.nan_to_num(0.0), there, modality.mean, modality.scale)
+    flaws, aside = _set_aside(table, rows, request)
+    patients = there.sum(dim=0).tolist()
+    facts = field_facts(request, fields, patients, aside)
+    require_possible(request.name, fields, patients, aside)
+    return Reading(
+        column,
+        (*rows.entries, *flaws),
+        table.absent,
+        table.missing,
+        rows.duplicates,
+        rows.outside,
+        (*_notes(table, column), *idle_units(request, {f.feature: f.column for f in fields})),
+        facts,
+    )
+
+
+def _set_aside(
+    table: ValueTable, rows: Joined, request: Request
+) -> tuple[list[Entry], Counter[int]]:
+    """An entry for each value of a patient that was set aside, and their number by field."""
+    patient_of = {row: patient for patient, row in rows.places.items()}
+    own = [flaw for flaw in table.flaws if flaw.row in patient_of]
+    entries = [
+        Entry(
+            flaw.reason,
+            request.name,
+            table.reference(flaw.row),
+            request.ids[patient_of[flaw.row]],
+            partial=True,
+        )
+        for flaw in own
+    ]
+    return entries, Counter(flaw.place for flaw in own)
+
+
+def _notes(table: ValueTable, column: VectorColumn) -> tuple[str, ...]:
+    """What a person should know."""
     same = twins(column)
-    notes = (f"{same} patient(s) have exactly the values of another",) if same else ()
-    return Reading(column, entries, table.absent, table.missing_columns, duplicates, outside, notes)
+    told = [f"{n} value(s) {REMARKS[remark]}" for remark, n in table.remarks.items()]
+    return (*told, *([f"{same} patient(s) have exactly the values of another"] if same else []))
 
 
 def twins(column: VectorColumn) -> int:
@@ -130,10 +198,8 @@ def twins(column: VectorColumn) -> int:
     return len(rows) - len({row.tobytes() for row in rows})
 
 
-def _joined(
-    table: ValueTable, request: Request
-) -> tuple[dict[int, int], int, int, tuple[Entry, ...]]:
-    """Row of the table by row of the cohort, repeats, rows of others, and what was left out."""
+def joined(table: ValueTable, request: Request) -> Joined:
+    """The rows of a table by patient, and what was left out."""
     order = {pseudonym: i for i, pseudonym in enumerate(request.ids)}
     entries = [Entry("ragged_row", request.name, f"line {line}") for line in table.ragged]
     places: dict[int, int] = {}
@@ -149,7 +215,7 @@ def _joined(
         else:
             outside += 1
         seen.add(pseudonym)
-    return places, duplicates, outside, tuple(entries)
+    return Joined(places, tuple(entries), duplicates, outside)
 
 
 def absent(patients: int, modality: Modality) -> VectorColumn:
