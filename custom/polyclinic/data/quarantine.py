@@ -48,9 +48,11 @@ REASONS: dict[str, str] = {
     "wrong_dimensions": "the volume does not have three dimensions",
     "different_grids": "the sequences of a patient do not lie on grids that can be joined",
     "missing_slices": "slices of the series are missing or repeat",
+    "ambiguous_series": "several series answer to the name of one sequence",
     "unsupported_slide": "the slide is of no format that is read by tiles",
     "no_mpp": "the slide does not say how large its pixels are",
     "no_tissue": "no tissue was found on the slide",
+    "repeated_name": "another file of the folder has the same name",
     "too_coarse": "the slide has fewer pixels per micrometre than the tiles ask for",
     "tile_mismatch": "the file's tiles have another size or resolution than the study's",
     "impossible_value": "a value outside what the study calls possible",
@@ -102,12 +104,21 @@ class Entry:
     count: int = 1
 
 
+def _patients_of(entries: Iterable[Entry]) -> int:
+    """Different patients of entries; one without a patient counts as one."""
+    named, nameless = set(), 0
+    for entry in entries:
+        named |= {entry.patient} - {""}
+        nameless += not entry.patient
+    return len(named) + nameless
+
+
 @dataclass(frozen=True)
 class QuarantineReport:
     """All entries of one cohort.
 
     Attributes:
-        patients: patients (rows of the manifest) that were looked at.
+        patients: patients of the manifest that were looked at.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -133,8 +144,13 @@ class QuarantineReport:
 
         Single values do not count: a typing error in one of a hundred results costs that result.
         """
+        return _patients_of(e for e in self.entries if not e.partial)
+
+    @property
+    def people(self) -> dict[str, int]:
+        """Patients behind each number of ``lost``, counted as ``affected`` is."""
         whole = [e for e in self.entries if not e.partial]
-        return len({e.patient for e in whole if e.patient}) + sum(not e.patient for e in whole)
+        return {r: _patients_of(e for e in whole if e.reason == r) for r in self.lost}
 
     @property
     def fraction(self) -> float:
