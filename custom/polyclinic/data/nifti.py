@@ -19,9 +19,8 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from polyclinic.data.flaw import Flaw, guarded
 from polyclinic.data.grid import MAX_VOXELS, Floats, Volume, canonical, flaw
-from polyclinic.data.quarantine import REASONS, file_hash
-from polyclinic.errors import DataRejected
 
 SUFFIXES = frozenset({".nii", ".nii.gz"})
 GZIP = b"\x1f\x8b"
@@ -34,13 +33,6 @@ MAX_RATIO = 1032
 CHUNK = 4 << 20
 # Edge of a voxel in millimetres by the code of the header's unit; unstated means millimetres.
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
-
-
-class _Flaw(Exception):
-    """Why a file is refused, before its hash is known."""
-
-    def __init__(self, reason: str, got: str) -> None:
-        self.reason, self.got = reason, got
 
 
 def read_nifti(path: Path, *, mask: bool = False) -> Volume:
@@ -57,23 +49,8 @@ def read_nifti(path: Path, *, mask: bool = False) -> Volume:
     Raises:
         DataRejected: with a reason code and the hash of the file; never its name or content.
     """
-    try:
-        with np.errstate(all="ignore"):
-            return _read(path, mask)
-    except _Flaw as found:
-        reason, got = found.reason, found.got
-    except FileNotFoundError:
-        reason, got = "missing_file", "no such file"
-    except Exception as error:
-        # A damaged header makes nibabel, zlib and numpy raise a dozen types; each is this file's.
-        reason, got = "unreadable", type(error).__name__
-    raise DataRejected(
-        reason,
-        file_hash=file_hash(path) if path.is_file() else "",
-        expected="a NIfTI file of one volume",
-        got=f"{REASONS[reason]} ({got})",
-        remedy="export or convert the volume again",
-    )
+    with np.errstate(all="ignore"):  # damaged numbers are looked at, not warned of
+        return guarded(path, "a NIfTI file of one volume", lambda: _read(path, mask))
 
 
 def _read(path: Path, mask: bool) -> Volume:
@@ -85,7 +62,7 @@ def _read(path: Path, mask: bool) -> Volume:
         offset = int(header["vox_offset"]) or int(header.single_vox_offset)
         count = math.prod(shape) * dtype.itemsize
         if offset < int(header.single_vox_offset):
-            raise _Flaw("bad_header", "voxels inside the header")
+            raise Flaw("bad_header", "voxels inside the header")
         _require_possible(offset, count, size, packed)
         _skip(stream, offset - read)
         raw = _exactly(stream, count)
@@ -95,9 +72,9 @@ def _read(path: Path, mask: bool) -> Volume:
     stored = np.frombuffer(raw, dtype=dtype).reshape(shape, order="F")
     voxels, affine = canonical(_scaled(stored, header), affine)
     if not np.isfinite(voxels).all():
-        raise _Flaw("not_finite", f"{int((~np.isfinite(voxels)).sum())} voxels")
+        raise Flaw("not_finite", f"{int((~np.isfinite(voxels)).sum())} voxels")
     if not mask and voxels.min() == voxels.max():
-        raise _Flaw("constant_image", "one value")
+        raise Flaw("constant_image", "one value")
     return Volume(voxels, affine, doubtful)
 
 
@@ -105,9 +82,9 @@ def _size(path: Path) -> int:
     """Bytes of a regular file; a pipe or device would never end."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise _Flaw("unreadable", "no regular file")
+        raise Flaw("unreadable", "no regular file")
     if not status.st_size:
-        raise _Flaw("empty_file", "0 bytes")
+        raise Flaw("empty_file", "0 bytes")
     return status.st_size
 
 
@@ -135,39 +112,39 @@ def _header(stream: BinaryIO) -> tuple[int, Any]:
         # Not checked by nibabel: its checks write to the log what they find.
         header = kind.from_fileobj(io.BytesIO(start[:size]), check=False)
         if bytes(header["magic"].item())[:2] != b"n+":
-            raise _Flaw("unreadable", "a header without its voxels")
+            raise Flaw("unreadable", "a header without its voxels")
         return len(start), header
-    raise _Flaw("unreadable", "no NIfTI header")
+    raise Flaw("unreadable", "no NIfTI header")
 
 
 def _promise(header: Any) -> tuple[tuple[int, int, int], np.dtype[Any]]:
     """Shape and type that the header claims, within what is allowed."""
     dimensions = int(header["dim"][0])
     if not 1 <= dimensions <= 7:
-        raise _Flaw("wrong_dimensions", "another number of dimensions")
+        raise Flaw("wrong_dimensions", "another number of dimensions")
     claimed = [int(n) for n in header["dim"][1 : dimensions + 1]]
     if any(n < 0 for n in claimed):
-        raise _Flaw("unreadable", "a negative length")
+        raise Flaw("unreadable", "a negative length")
     if any(n == 0 for n in claimed):
-        raise _Flaw("empty_file", "0 voxels")
+        raise Flaw("empty_file", "0 voxels")
     while len(claimed) > 3 and claimed[-1] == 1:
         claimed.pop()
     if len(claimed) != 3 or min(claimed) < 2:
-        raise _Flaw("wrong_dimensions", f"{sum(n > 1 for n in claimed)} dimensions")
+        raise Flaw("wrong_dimensions", f"{sum(n > 1 for n in claimed)} dimensions")
     dtype: np.dtype[Any] = header.get_data_dtype()
     if dtype.kind not in "fiu" or dtype.itemsize > 8:
-        raise _Flaw("wrong_dtype", f"kind '{dtype.kind}'")
+        raise Flaw("wrong_dtype", f"kind '{dtype.kind}'")
     if math.prod(claimed) * max(4, dtype.itemsize) > 4 * MAX_VOXELS:
-        raise _Flaw("too_large", f"more than {4 * MAX_VOXELS >> 20} MiB of voxels")
+        raise Flaw("too_large", f"more than {4 * MAX_VOXELS >> 20} MiB of voxels")
     return (claimed[0], claimed[1], claimed[2]), dtype
 
 
 def _require_possible(offset: int, count: int, size: int, packed: bool) -> None:
     """Refuse a promise that the file's bytes cannot keep, before memory is taken for it."""
     if offset > MAX_EXTRA:
-        raise _Flaw("too_large", "a header of many megabytes")
+        raise Flaw("too_large", "a header of many megabytes")
     if offset + count > size * (MAX_RATIO if packed else 1):
-        raise _Flaw("unreadable", "fewer bytes than the header claims")
+        raise Flaw("unreadable", "fewer bytes than the header claims")
 
 
 def _skip(stream: BinaryIO, count: int) -> None:
@@ -177,7 +154,7 @@ def _skip(stream: BinaryIO, count: int) -> None:
     while count > 0:
         step = len(stream.read(min(count, CHUNK)))
         if not step:
-            raise _Flaw("unreadable", "cut short")
+            raise Flaw("unreadable", "cut short")
         count -= step
 
 
@@ -187,7 +164,7 @@ def _exactly(stream: BinaryIO, count: int) -> bytearray:
     while len(raw) < count:
         chunk = stream.read(min(count - len(raw), CHUNK))
         if not chunk:
-            raise _Flaw("unreadable", "cut short")
+            raise Flaw("unreadable", "cut short")
         raw += chunk
     return raw
 
@@ -195,22 +172,22 @@ def _exactly(stream: BinaryIO, count: int) -> bytearray:
 def _require_end(stream: BinaryIO) -> None:
     """Read on to the end, where gzip's checksum is; a bomb has its charge behind the voxels."""
     if len(stream.read(MAX_TRAILING + 1)) > MAX_TRAILING:
-        raise _Flaw("too_large", "megabytes behind the voxels")
+        raise Flaw("too_large", "megabytes behind the voxels")
 
 
 def _affine(header: Any, shape: tuple[int, ...]) -> tuple[Floats, bool]:
     """The affine in millimetres, and whether the header tells a second one that differs."""
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
     if not sform and not qform:
-        raise _Flaw("bad_affine", "no orientation")
+        raise Flaw("bad_affine", "no orientation")
     unit = MILLIMETRES.get(int(header["xyzt_units"]) & 7)
     if unit is None:
-        raise _Flaw("bad_affine", "another unit of length")
+        raise Flaw("bad_affine", "another unit of length")
     found = np.asarray(header.get_best_affine(), dtype=np.float64)
     found[:3] *= unit
     why = flaw(found, shape)
     if why:
-        raise _Flaw("bad_affine", why)
+        raise Flaw("bad_affine", why)
     return found, bool(sform and qform) and _differ(header, found, unit, shape)
 
 
