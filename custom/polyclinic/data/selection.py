@@ -114,6 +114,12 @@ class Selection:
         kept = {m: c for m, c in self.columns.items() if m in set(modalities)}
         return replace(self, columns=kept)
 
+    def with_columns(self, columns: Mapping[str, Column]) -> "Selection":
+        """The same rows in every split with other columns, though a row may then carry none."""
+        other = replace(self, columns=columns)
+        object.__setattr__(other, "_rows", self._rows)
+        return other
+
 
 def union(parts: Sequence[Selection], modalities: Sequence[str], site: str) -> Selection:
     """The patients of several sites as one, each row standardised as at its own site.

@@ -4,7 +4,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from polyclinic.errors import StudyError
 
@@ -57,3 +57,7 @@ class Token(nn.Module):
     def reset_parameters(self) -> None:
         """Back to the start."""
         nn.init.zeros_(self.value)
+
+    def forward(self) -> Tensor:
+        """(width,)."""
+        return self.value

@@ -1,0 +1,321 @@
+"""Chest films with metadata: invariants C1 to C11 of its design, C1, C2 and C10 at the model.
+
+C4 to C6 speak of privacy noise, which this version does not have.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from hospital import Hospital, a_hospital, a_study, with_batch
+from polyclinic.algorithms import cxr_metadata, fedavg
+from polyclinic.algorithms.cxr_metadata import dp_group, joint_loss
+from polyclinic.algorithms.joint import Joint, refuse_batch_norm
+from polyclinic.comparison import run_federation
+from polyclinic.data.batch import Batch
+from polyclinic.data.hidden import dropped
+from polyclinic.errors import StudyError
+from polyclinic.evaluation.metrics import auroc
+from polyclinic.exchange import State, Update
+from polyclinic.models.joint import JointModel, JointSettings
+from polyclinic.models.multimodal import Output
+from polyclinic.objectives.task import task_loss
+from polyclinic.study import Study
+
+SIZES = {"cxr": 6, "labs": 3, "metadata": 4}
+TOKEN = {"hidden": [8], "dropout": 0.1, "missing": "token", "presence": True}
+STUDY = a_study(SIZES, encoder=TOKEN)
+MODES = ("joint", "isolated", "image_only", "late")
+QUICK = {"anchor": "cxr", "batch_size": 8, "lr": 1e-3}
+
+
+def client(mode: str = "joint", **more: object) -> cxr_metadata.Client:
+    return cxr_metadata.Client(mode=mode, **(QUICK | more))
+
+
+def server(mode: str = "joint", **more: object) -> cxr_metadata.Server:
+    return cxr_metadata.Server(mode=mode, anchor="cxr", **more)
+
+
+def sites(study: Study = STUDY) -> dict[str, Hospital]:
+    """One site with everything, one without metadata, one without films."""
+    held = {"all": tuple(SIZES), "films": ("cxr",), "tables": ("labs", "metadata")}
+    return {
+        s: a_hospital(s, m, study=study, seed=i, absent=0.3)
+        for i, (s, m) in enumerate(held.items())
+    }
+
+
+def in_turn(hospital: Hospital, modality: str, value: float) -> Hospital:
+    """The hospital with other numbers in one modality, present or not."""
+    for split, batch in hospital.splits.items():
+        x = {**batch.inputs, modality: torch.full_like(batch.inputs[modality], value)}
+        hospital = with_batch(hospital, split, replace(batch, inputs=x))
+    return hospital
+
+
+@pytest.mark.parametrize(
+    ("mode", "joining"),
+    [("image_only", "gated"), ("late", "gated")]
+    + [(m, j) for m in ("joint", "isolated") for j in ("gated", "concat", "mean")],
+)
+def test_sites_without_films_or_metadata_train_and_predict(mode: str, joining: str) -> None:
+    ours, theirs = client(mode, joining=joining), server(mode, joining=joining)
+    hospitals = sites()
+    result = run_federation(hospitals, ours, theirs, STUDY, 2)
+    contract = theirs.contract(STUDY)
+
+    assert contract == ours.contract(STUDY)
+    for site, patients in hospitals.items():
+        mine = result.state.restricted(sorted(contract.names_for(patients.modalities)))
+        found = ours.predict(patients, mine, result.personal[site], "test")
+        assert np.isfinite(found["probability"]).all()
+        assert found["probability"].shape == (12, 2)
+    start = theirs.initial(STUDY).tensors
+    moved = {n for n, a in result.state.tensors.items() if not np.array_equal(a, start[n])}
+    assert any(n.startswith("enc.cxr.") for n in moved)
+    assert any(n.startswith("enc.metadata.") for n in moved) == (mode != "image_only")
+
+
+def test_a_site_sends_what_belongs_to_its_modalities_and_what_is_everyones() -> None:
+    hospitals = sites()
+    state = server().initial(STUDY)
+    sent = {
+        s: {".".join(n.split(".")[:3]) for n in client().train(p, state, {}, 1).update.tensors}
+        for s, p in hospitals.items()
+    }
+    owned = ("enc.metadata.", "head.metadata.", "fuse.gate.metadata")
+    assert not any(n.startswith(owned) for n in sent["films"])
+    assert {"head.fused.0", "fuse.missing.cxr"} <= sent["films"] & sent["tables"]
+    assert not any(n.startswith(("enc.cxr.", "head.cxr.")) for n in sent["tables"])
+    assert all(any(n.startswith(o) for n in sent["tables"]) for o in owned)
+
+
+def test_c7_each_group_weighs_by_the_patients_who_carry_its_modality() -> None:
+    fold = server()
+    state = fold.initial(STUDY)
+    fold.begin(STUDY, state, 1)
+
+    def update(value: float, held: tuple[str, ...], **counts: float) -> Update:
+        names = fold.contract(STUDY).names_for(held)
+        tensors = {n: np.full_like(state.tensors[n], value) for n in names}
+        return Update(tensors, counts)
+
+    fold.accept(
+        "all", update(1.0, tuple(SIZES), n=40, **{"n.cxr": 30, "n.labs": 5, "n.metadata": 10})
+    )
+    fold.accept("films", update(5.0, ("cxr",), n=10, **{"n.cxr": 10}))
+    after = fold.finish()
+
+    # cxr: (30·1 + 10·5) / 40 = 2; metadata and labs: the one holder's 1; shared: (40 + 50) / 50
+    for name, old in state.tensors.items():
+        own = name.startswith(("enc.cxr.", "head.cxr."))
+        shared = name.startswith(("head.fused.", "fuse.missing."))
+        step = 2.0 if own else 1.8 if shared else 1.0
+        np.testing.assert_allclose(after.tensors[name], old + step, rtol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [0, 8])
+def test_c8_with_films_alone_it_is_federated_averaging_of_the_film_model(hidden: int) -> None:
+    only, wide = a_study({"cxr": 6}), a_study({"cxr": 6, "metadata": 4})
+    same = {"head_hidden": hidden, "head_dropout": 0.1}
+    training = {"epochs": 2, "batch_size": 8, "lr": 2e-3}
+    heads = {"head": "federated", "presence_bits": False, "unimodal_heads": True}
+
+    def films(study: Study) -> dict[str, Hospital]:
+        return {s: a_hospital(s, ("cxr",), study=study, seed=i) for i, s in enumerate("ab")}
+
+    plain = fedavg.Client(**training, **same, **heads)
+    expected = run_federation(films(only), plain, fedavg.Server(**same, **heads), only, 3)
+    joint = client(**training, **same, metadata_lr=2e-3)
+    found = run_federation(films(wide), joint, server(**same), wide, 3)
+
+    assert any(n.startswith("enc.cxr.") for n in expected.state.tensors)
+    for name, value in expected.state.tensors.items():
+        assert np.array_equal(found.state.tensors[name], value), name
+
+
+def test_c3_isolated_metadata_leave_the_films_update_bit_for_bit_as_it_was() -> None:
+    state = server("isolated").initial(STUDY)
+    updates, metrics = [], []
+    for value in (0.0, 3.0, -1e6):
+        hospital = in_turn(in_turn(sites()["all"], "metadata", value), "labs", -value)
+        settings = {"epochs": 2, "clip_norm": 0.1, "select_epoch": True, "class_balance": True}
+        trained = client("isolated", **settings).train(hospital, state, {}, 1)
+        updates.append(trained.update.tensors)
+        metrics.append(trained.metrics)
+    film = {n for n in updates[0] if n not in dp_group(updates[0], "cxr")}
+
+    assert {n.split(".")[0] for n in film} == {"enc", "head"}
+    for other, told in zip(updates[1:], metrics[1:], strict=True):
+        assert all(np.array_equal(other[n], updates[0][n]) for n in film)
+        assert any(not np.array_equal(other[n], updates[0][n]) for n in updates[0])
+        assert told == metrics[0]
+    assert metrics[0].keys() >= {"train/loss", "validation/auroc"}
+
+
+def test_c3_would_not_hold_for_joint_training() -> None:
+    state = server().initial(STUDY)
+    updates = [
+        client().train(in_turn(sites()["all"], "metadata", v), state, {}, 1).update.tensors
+        for v in (0.0, 3.0)
+    ]
+    name = "enc.cxr.out.weight"
+    assert not np.array_equal(updates[0][name], updates[1][name])
+
+
+def test_the_dp_group_is_all_but_the_films_encoder_and_head() -> None:
+    names = set(server("isolated").contract(STUDY).specs)
+    rest = names - set(dp_group(names, "cxr"))
+    assert {".".join(n.split(".")[:2]) for n in rest} == {"enc.cxr", "head.cxr"}
+    assert dp_group(["enc.cxr2.a", "head.cxr2.a"], "cxr") == ["enc.cxr2.a", "head.cxr2.a"]
+
+
+def test_c9_no_group_of_the_metadata_has_batch_normalisation_and_one_that_has_is_refused() -> None:
+    model = JointModel(STUDY, tuple(SIZES), JointSettings(anchor="cxr", isolated=True))
+    refuse_batch_norm(model, "cxr")
+    model.enc["cxr"].norm = torch.nn.BatchNorm1d(5)
+    refuse_batch_norm(model, "cxr")
+    model.enc["labs"].norm = torch.nn.BatchNorm1d(5)
+    with pytest.raises(StudyError, match="batch normalisation"):
+        refuse_batch_norm(model, "cxr")
+
+
+def test_eq3_the_loss_of_a_missing_modality_is_left_out() -> None:
+    there = torch.tensor([True, False])
+    output = Output(
+        {},
+        {"cxr": ~there, "m": there},
+        torch.zeros(2, 1),
+        {k: torch.zeros(2, 1) for k in ("cxr", "m")},
+    )
+    found = joint_loss(output, torch.tensor([1, 0]), task_loss, "cxr", image=2.0, metadata=3.0)
+    # Every head says .5: its loss is ln 2. Fused counts once, a film twice, metadata three times.
+    expected = torch.log(torch.tensor(2.0)) * torch.tensor([1.0 + 3.0, 1.0 + 2.0])
+    torch.testing.assert_close(found, expected)
+
+
+def test_eq4_dropout_hides_metadata_but_never_films_nor_the_last_thing_a_patient_has() -> None:
+    batch = a_hospital("a", tuple(SIZES), study=STUDY, n=2000).splits["train"]
+    batch.present["cxr"][:500] = False
+    torch.manual_seed(0)
+    found = dropped(batch, "cxr", modality=0.3, fields=0.1)
+
+    assert torch.equal(found.present["cxr"], batch.present["cxr"])
+    assert torch.equal(found.fields["cxr"], batch.fields["cxr"])
+    assert found.present["metadata"][:500].all()
+    assert found.present["metadata"][500:].float().mean().item() == pytest.approx(0.7, abs=0.03)
+    assert found.fields["metadata"].float().mean().item() == pytest.approx(0.9, abs=0.02)
+
+
+@pytest.mark.parametrize("mode", ["joint", "isolated"])
+def test_training_is_the_same_again_and_another_in_the_next_round(mode: str) -> None:
+    hospital, state = sites()["all"], server(mode).initial(STUDY)
+    once, again, later = (
+        client(mode).train(hospital, state, {}, t).update.tensors for t in (1, 1, 2)
+    )
+    assert all(np.array_equal(once[n], again[n]) for n in once)
+    assert any(not np.array_equal(once[n], later[n]) for n in once)
+
+
+def test_metadata_have_a_step_size_of_their_own() -> None:
+    state, hospital = server().initial(STUDY), sites()["all"]
+    whole = replace(
+        hospital, splits={s: b.taken(torch.arange(8)) for s, b in hospital.splits.items()}
+    )
+    update = client(lr=1e-3, metadata_lr=1e-2).train(whole, state, {}, 1).update.tensors
+    # One step of Adam moves a weight by its step size, where it has a gradient.
+    largest = {n: float(np.abs(update[n]).max()) for n in ("enc.cxr.out.bias", "head.fused.0.bias")}
+    assert largest["enc.cxr.out.bias"] == pytest.approx(1e-3, rel=1e-2)
+    assert largest["head.fused.0.bias"] == pytest.approx(1e-2, rel=1e-2)
+
+
+def test_unknown_labels_of_several_are_trained_around() -> None:
+    labels = {"labels": {"pneumonia": {}, "view_ap": {}}}
+    study = a_study(SIZES, encoder=TOKEN, task=labels)
+    hospitals = {}
+    for site, hospital in sites().items():
+        for split, batch in hospital.splits.items():
+            y = torch.stack([batch.labels, 1 - batch.labels], dim=1).float()
+            y[::3, 0] = float("nan")
+            y[:, 1] = y[:, 1] if site == "all" else float("nan")
+            hospital = with_batch(hospital, split, replace(batch, labels=y))
+        hospitals[site] = replace(hospital, study=study)
+    for mode in MODES:
+        result = run_federation(hospitals, client(mode), server(mode), study, 2)
+        assert all(np.isfinite(a).all() for a in result.state.tensors.values())
+        view = server(mode).contract(study).names_for(tuple(SIZES))
+        found = client(mode).predict(
+            hospitals["all"], result.state.restricted(sorted(view)), {}, "test"
+        )
+        assert found["probability"].shape == (12, 2)
+        assert np.isfinite(found["probability"]).all()
+
+
+def test_an_anchor_is_named_or_the_only_image() -> None:
+    with pytest.raises(StudyError, match="one modality of kind image"):
+        cxr_metadata.Server().contract(STUDY)
+    with pytest.raises(StudyError, match="a modality of the study"):
+        cxr_metadata.Server(anchor="mri").contract(STUDY)
+    with pytest.raises(StudyError, match="image with vectors"):
+        server("early").contract(STUDY)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mode": "branch_only"},
+        {"joining": "sum"},
+        {"head_hidden": -1},
+        {"head_dropout": 1.0},
+        {"metadata_lr": 0.0},
+        {"image_weight": -1.0},
+        {"modality_dropout": 1.0},
+        {"field_dropout": -0.1},
+        {"mode": "isolated", "balance": "miles"},
+    ],
+    ids=str,
+)
+def test_a_setting_out_of_range_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(StudyError, match=list(wrong)[-1]):
+        cxr_metadata.Client(**wrong)
+
+
+def test_both_halves_share_their_settings_defaults() -> None:
+    fields = Joint.__dataclass_fields__
+    for name in fields:
+        ours = getattr(cxr_metadata.Client(), name)
+        assert ours == getattr(cxr_metadata.Server(), name)
+
+
+def toy(site: str, study: Study, n: int, seed: int) -> Hospital:
+    """Pneumonia is the pattern in the young and its absence in the old, so a film alone tells
+    nothing."""
+    draw = np.random.default_rng(seed)
+    splits = {}
+    for split, size in (("train", n), ("validation", 8), ("test", n)):
+        pattern, old = draw.integers(0, 2, size), draw.integers(0, 2, size)
+        film = draw.normal(size=(size, 6)) + 2.0 * (2 * pattern - 1)[:, None]
+        age = np.stack([2.0 * old - 1, draw.normal(size=size)], axis=1)
+        x = {"cxr": torch.tensor(film).float(), "metadata": torch.tensor(age).float()}
+        here = torch.ones(size, dtype=torch.bool)
+        fields = {m: torch.ones_like(v, dtype=torch.bool) for m, v in x.items()}
+        label = torch.tensor(pattern ^ old)
+        splits[split] = Batch(x, fields, dict.fromkeys(x, here), label)
+    return Hospital(site, study, ("cxr", "metadata"), splits)
+
+
+def test_c11_where_age_turns_the_film_around_fusion_beats_films_alone_by_far() -> None:
+    study = a_study({"cxr": 6, "metadata": 2}, encoder={"hidden": [16], "dropout": 0.0})
+    study = study.model_copy(update={"embedding": 16})
+    hospitals = {s: toy(s, study, 200, i) for i, s in enumerate(("a", "b"))}
+    found = {}
+    for mode in ("joint", "isolated", "image_only"):
+        ours = client(mode, epochs=4, lr=3e-3, metadata_lr=1e-2, batch_size=32)
+        state: State = run_federation(hospitals, ours, server(mode), study, 4).state
+        predicted = ours.predict(hospitals["a"], state, {}, "test")
+        found[mode] = auroc(predicted["label"], predicted["probability"][:, 1])
+    assert found["joint"] > found["image_only"] + 0.2
+    assert found["isolated"] > found["image_only"] + 0.2
