@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from polyclinic.cli import output
+from polyclinic.cli.import_data import import_app
 from polyclinic.errors import StudyError
 from polyclinic.settings import SiteSettings, load_settings
 from polyclinic.study import Study, load_study
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from polyclinic.data.check import RoundSize
 
 app = typer.Typer(no_args_is_help=True)
+app.add_typer(import_app, name="import")
 
 SiteArgument = Annotated[
     Path, typer.Argument(help="A site's folder with polyclinic.yaml, or that file.")

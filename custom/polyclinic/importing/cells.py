@@ -1,0 +1,96 @@
+"""What may leave a table's cell: numbers, short codes, an age or hours; no date or free text."""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+
+OLDEST = 90
+MAX_CODES = 50
+MAX_CODE_LENGTH = 32
+# A column counts as numbers when at least this share of its cells are.
+NUMERIC_SHARE = 0.8
+_MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "-", "."})
+_NUMBER = re.compile(r"[<>]?=?\s?[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d{1,3})?")
+_AGE = re.compile(r"(\d{1,3})\s?([DWMY])|90\+", re.IGNORECASE)
+_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}.*|\d{1,2}[./-]\d{1,2}[./-]\d{2,4}.*|\d{4}/\d{1,2}/.*")
+_COMPACT = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
+# Forms in which day and month cannot be taken for each other.
+_FORMS = ("%Y%m%d", "%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%Y/%m/%d", "%Y/%m/%d %H:%M")
+# A spreadsheet would compute what begins so.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def kept_column(cells: Sequence[str], ids: Sequence[str]) -> tuple[list[str], str, int]:
+    """A column as it may be taken over.
+
+    Args:
+        cells: of the column, stripped.
+        ids: of the rows' patients, as the table writes them.
+
+    Returns:
+        The cells, why the column is dropped instead ("" when it is not), and how many cells were
+        blanked since they did not fit the rest.
+    """
+    said = [c for c in cells if c.lower() not in _MISSING]
+    if not said:
+        return [""] * len(cells), "", 0
+    if sum(c == i for c, i in zip(cells, ids, strict=True) if c) > len(said) / 2:
+        return [], "patient ids", 0
+    dates = sum(bool(_DATE.fullmatch(c) or _COMPACT.fullmatch(c)) for c in said)
+    if dates > len(said) / 2:
+        return [], "dates", 0
+    if sum(map(is_number, said)) >= NUMERIC_SHARE * len(said):
+        return _fitting(cells, [is_number(c) for c in cells])
+    codes = set(said)
+    # Codes repeat; names, remarks and numbers of cases do not.
+    few = len(codes) <= min(MAX_CODES, max(4, len(said) // 2))
+    if not few or any(len(c) > MAX_CODE_LENGTH for c in codes):
+        return [], "free text", 0
+    known = set(ids)
+    fits = [c not in known and not _DATE.fullmatch(c) and c[:1] not in _FORMULA for c in cells]
+    return _fitting(cells, fits)
+
+
+def _fitting(cells: Sequence[str], fits: Sequence[bool]) -> tuple[list[str], str, int]:
+    """The cells that fit, the others blank; how many of those said something."""
+    kept = [c if f and c.lower() not in _MISSING else "" for c, f in zip(cells, fits, strict=True)]
+    blanked = sum(not f and c.lower() not in _MISSING for c, f in zip(cells, fits, strict=True))
+    return kept, "", blanked
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell is a number, a limit such as ``<5``, or an age such as ``045Y``."""
+    plain = _NUMBER.fullmatch(cell) and not cell.startswith("=")
+    return bool(plain or _AGE.fullmatch(cell)) and len(cell) <= MAX_CODE_LENGTH
+
+
+def capped_age(cell: str) -> str:
+    """An age in years, above 89 as ``90+``; other cells as they are."""
+    years = re.fullmatch(r"(\d{1,3})(?:[.,]\d*)?\s?[yY]?", cell)
+    return f"{OLDEST}+" if years and int(years.group(1)) >= OLDEST else cell
+
+
+def age_between(born: str, at: str) -> str:
+    """Whole years from one date to the other; "" where either cannot be read or they cannot be."""
+    start, end = moment(born), moment(at)
+    if start is None or end is None:
+        return ""
+    years = end.year - start.year - ((end.month, end.day) < (start.month, start.day))
+    if not 0 <= years <= 130:
+        return ""
+    return f"{OLDEST}+" if years >= OLDEST else str(years)
+
+
+def moment(cell: str) -> datetime | None:
+    """A date or time, read only where day and month cannot be taken for each other."""
+    text = cell.strip()
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=None)
+    except ValueError:
+        pass
+    for form in _FORMS:
+        try:
+            return datetime.strptime(text, form)
+        except ValueError:
+            continue
+    return None

@@ -1,0 +1,256 @@
+"""The files of one modality, each de-identified and copied, or refused at its own cost."""
+
+import contextlib
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from polyclinic.data.dicom import MAX_FILE_BYTES, header_text, read_header
+from polyclinic.data.flaw import Flaw, guarded
+from polyclinic.data.identity import as_id
+from polyclinic.data.quarantine import Entry
+from polyclinic.errors import DataError, DataRejected
+from polyclinic.importing.codestream import clean_jpeg, clean_png
+from polyclinic.importing.dicom_file import clean_dicom
+from polyclinic.importing.folder import Found, content_of, matcher, opened, whole
+from polyclinic.importing.journal import Journal, Line
+from polyclinic.importing.nifti_file import clean_nifti
+from polyclinic.importing.people import People
+from polyclinic.importing.plan import CONTENTS, Content, ModalityRule
+from polyclinic.importing.pseudonym import keyed
+from polyclinic.importing.sheet import read_table
+from polyclinic.storage import write_atomic
+
+# Raised when the rules of de-identification change: copies of older rules are then made anew.
+RULES = "1"
+MAX_PICTURE_BYTES = 256 << 20
+
+
+@dataclass
+class Copied:
+    """What became of one modality's files.
+
+    Attributes:
+        passed: files of another content, or of none of the plan's sequences.
+        gone: copies whose original is no longer in the folder.
+    """
+
+    seen: int = 0
+    new: int = 0
+    passed: int = 0
+    gone: int = 0
+    entries: list[Entry] = field(default_factory=list)
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """Files that were not taken over, by reason code."""
+        return dict(sorted(Counter(e.reason for e in self.entries).items()))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One modality of one import."""
+
+    name: str
+    rule: ModalityRule
+    root: Path
+    out: Path
+    people: People = field(repr=False)
+    journal: Journal = field(repr=False)
+
+    @property
+    def rules(self) -> str:
+        """Hash of all that decides what a copy looks like."""
+        told = f"{RULES}/{self.people.fold}/{self.rule.model_dump_json()}"
+        return keyed(self.people.key, "rules", told, 16)
+
+
+def copy_files(task: Task, files: list[Found], advance: Callable[[int], None]) -> Copied:
+    """Copy what is new of a modality's files; each bad file costs itself.
+
+    Raises:
+        DataError: the table that says whose the files are cannot be read.
+        CheckpointError: the disk is full or cannot be written.
+    """
+    result, seen = Copied(), set[str]()
+    owners = _owners(task)
+    pattern = matcher(task.rule.files)
+    for found in files:
+        if not pattern.fullmatch(found.name):
+            continue
+        source = keyed(task.people.key, "source", f"{task.rules}/{found.stamp}/{found.name}")
+        known = task.journal.sources.get(source)
+        if known is not None:
+            result.seen += 1
+            task.people.twins.setdefault(known.patient, known.twin)
+            seen.add(known.file)
+        else:
+            line = _attempt(task, found, source, owners, result)
+            seen |= {line.file} if line else set()
+        advance(1)
+    for line in [ln for ln in task.journal.lines.values() if ln.modality == task.name]:
+        if line.rules != task.rules:
+            task.journal.drop(line)
+        elif line.file not in seen:
+            result.gone += 1
+            task.people.twins.setdefault(line.patient, line.twin)
+    return result
+
+
+def _attempt(
+    task: Task, found: Found, source: str, owners: Mapping[str, str] | None, result: Copied
+) -> Line | None:
+    """Copy one file, or put down why not."""
+    content = content_of(found.path)
+    if task.rule.of and content != task.rule.of:
+        result.passed += 1
+        return None
+    try:
+        line = guarded(
+            found.path,
+            "a file that can be read and de-identified",
+            lambda: _copy(task, found, source, content, owners),
+        )
+    except DataRejected as error:
+        result.seen += 1
+        reference = error.file_hash
+        # Each refused file counts as a patient: whose it is may be just what cannot be read.
+        result.entries.append(Entry(error.reason, task.name, reference))
+        return None
+    if line is None:
+        result.passed += 1
+        return None
+    result.seen += 1
+    result.new += 1
+    task.journal.add(line)
+    return line
+
+
+def _copy(
+    task: Task,
+    found: Found,
+    source: str,
+    content: Content | None,
+    owners: Mapping[str, str] | None,
+) -> Line | None:
+    """Write the clean copy; None for a file of none of the sequences.
+
+    Raises:
+        Flaw: the file is refused.
+    """
+    if content is None or content not in CONTENTS[task.rule.kind]:
+        raise Flaw("not_an_image", "neither of the contents this kind reads")
+    header = read_header(found.path) if content == "dicom" else None
+    said = header_text(header, "SeriesDescription") if header is not None else found.name
+    sequence = next((s for s, p in task.rule.sequences.items() if re.search(p, said)), "")
+    if task.rule.sequences and not sequence:
+        return None
+    patient = task.people.named(_owner(task, found.name, header, owners))
+    if not patient:
+        raise Flaw("no_patient_id", "none where the plan looks for it")
+    stem = "_".join(part for part in (patient, sequence) if part)
+    short = keyed(task.people.key, "file", f"{task.name}/{found.name}", 12)
+    row, file = _written(task, found.path, content, patient, stem, short)
+    file, twin = f"{task.name}/{file}", task.people.twins[patient]
+    return Line(source, task.rules, task.name, file, row, patient, twin, sequence)
+
+
+def _written(
+    task: Task, path: Path, content: Content, patient: str, stem: str, short: str
+) -> tuple[str, str]:
+    """Write a clean copy; its row in ``files.csv`` and its own name, relative to the folder."""
+    folder, key = task.out / task.name, task.people.key
+    if content == "dicom":
+        data = whole(path, MAX_FILE_BYTES)
+        accepted = task.rule.burned_in
+        clean_bytes, clean = clean_dicom(data, key, patient, burned_in=accepted)
+        row = file = f"{stem}_{short}.dcm"
+        if task.rule.kind == "volume":
+            # The slices of a series are one volume: they share a folder.
+            row = f"{stem}_{keyed(key, 'series', str(clean.get('SeriesInstanceUID', '')), 8)}"
+            file = f"{row}/{short}.dcm"
+        write_atomic(folder / file, clean_bytes)
+        return row, file
+    if content == "nifti":
+        packed = path.name.lower().endswith(".gz")
+        name = f"{stem}_{short}.nii" + (".gz" if packed else "")
+        _write_nifti(path, folder / name, packed)
+        return name, name
+    name = f"{stem}_{short}.{'png' if content == 'png' else 'jpg'}"
+    data = whole(path, MAX_PICTURE_BYTES)
+    try:
+        clean_bytes = clean_png(data) if content == "png" else clean_jpeg(data)
+    except ValueError as error:
+        raise Flaw("unreadable", str(error)) from None
+    write_atomic(folder / name, clean_bytes)
+    return name, name
+
+
+def _write_nifti(path: Path, target: Path, packed: bool) -> None:
+    """Write a clean volume, whole or not at all, without holding it in memory."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream, os.fdopen(opened(path), "rb") as source:
+            clean_nifti(source, stream, compressed=packed)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(name, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _owner(task: Task, name: str, header: Dataset | None, owners: Mapping[str, str] | None) -> str:
+    """The id of a file's patient as the plan finds it; "" when it does not.
+
+    Args:
+        name: path of the file within the imported folder.
+        owners: by path and by name, of the plan's table.
+    """
+    rule = task.rule.patient
+    if rule is None:
+        return ""
+    if rule.dicom:
+        return header_text(header, rule.dicom) if header is not None else ""
+    *folders, last = name.split("/")
+    if rule.name is not None:
+        hit = re.search(rule.name, last)
+        return (hit.group(1) or "") if hit else ""
+    if rule.folder:
+        return folders[rule.folder - 1] if len(folders) >= rule.folder else ""
+    known = owners or {}
+    return known.get(as_id(name), known.get(as_id(last), ""))
+
+
+def _owners(task: Task) -> dict[str, str] | None:
+    """By file the id of its patient, of the table that the plan names.
+
+    A file name that stands there for two patients is nobody's.
+    """
+    rule = task.rule.patient
+    if rule is None or rule.table is None:
+        return None
+    what = f"the files of '{task.name}'"
+    table = read_table(task.root, rule.table, rule.id, what=what)
+    if rule.file not in table.header:
+        raise DataError(
+            expected=f"the column of file names in the table of {what}",
+            got="a header without it",
+            remedy="correct 'file' in the plan",
+        )
+    file, patient = table.header.index(rule.file), table.header.index(rule.id)
+    owners: dict[str, str] = {}
+    for _, cells in table.rows():
+        if cells is not None:
+            name = as_id(cells[file].replace("\\", "/").removeprefix("./"))
+            again = owners.get(name, cells[patient]) != cells[patient]
+            owners[name] = "" if again else cells[patient]
+    return owners
