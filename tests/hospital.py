@@ -1,13 +1,14 @@
 """A hospital in memory: the smallest thing that is a ``Patients``."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from polyclinic.data.batch import Batch, SplitName
+from polyclinic.data.labels import people_of
 from polyclinic.study import Study, parse_study
 
 
@@ -37,12 +38,25 @@ class Hospital:
     modalities: tuple[str, ...]
     splits: dict[str, Batch]
     minimum_cell: int = 1
+    owners: dict[str, Tensor] = field(default_factory=dict)  # left out, each row is a patient
 
     def size(self, split: SplitName) -> int:
         return self.splits[split].size
 
     def count(self, split: SplitName, modality: str) -> int:
         return int(self.splits[split].present[modality].sum())
+
+    def distinct(self, split: SplitName, modality: str | None = None) -> int:
+        return len(set(self._those(split, modality)[1].tolist()))
+
+    def people(self, split: SplitName, modality: str | None = None) -> Tensor:
+        return people_of(*self._those(split, modality), self.study.task)
+
+    def _those(self, split: SplitName, modality: str | None) -> tuple[Tensor, Tensor]:
+        whole = self.splits[split]
+        owners = self.owners.get(split, torch.arange(whole.size))
+        there = torch.ones(whole.size).bool() if modality is None else whole.present[modality]
+        return whole.labels[there], owners[there]
 
     def labels(self, split: SplitName) -> Tensor:
         return self.splits[split].labels

@@ -247,18 +247,21 @@ def _finite_part(batch_loss: BatchLoss, batch: Batch, losses: Tensor) -> Tensor:
 def predict(
     forward: Callable[[Batch], Tensor], patients: Patients, split: SplitName
 ) -> tuple[Tensors, Tensor]:
-    """``probability`` (n, C) and ``label`` (n,) of a split in its order, and the logits (n, L)."""
+    """``probability`` (n, C) and ``label`` (n,) of a split in its order, and the logits (n, L).
+
+    Of a multi-label task both are (n, L), the label NaN where it is unknown.
+    """
+    task = patients.study.task
     logits, labels = [], []
     with torch.no_grad():
         for batch in patients.batches(split, EVALUATION_BATCH):
             logits.append(forward(batch.to(here())).cpu())
             labels.append(batch.labels)
     if not logits:
-        classes = len(patients.study.task.classes)
-        empty = np.zeros((0, classes), dtype=np.float32)
-        return {"probability": empty, "label": np.zeros(0, dtype=np.int64)}, torch.zeros(0, 1)
+        empty = np.zeros((0, len(task.names)), dtype=np.float32)
+        return {"probability": empty, "label": patients.labels(split).numpy()}, torch.zeros(0, 1)
     joined = torch.cat(logits)
-    probability = probabilities(joined).numpy().astype(np.float32)
+    probability = probabilities(joined, multi_label=task.multi_label).numpy().astype(np.float32)
     return {"probability": probability, "label": torch.cat(labels).numpy()}, joined
 
 

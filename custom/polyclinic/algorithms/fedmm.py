@@ -158,12 +158,10 @@ class Client(HeadTraining, Architecture, LocalTraining):
         if not skip:  # an untrained encoder is no measure of size
             sizes = watch(found, personal, runaway=self.runaway, collapse=self.collapse)
         update = task.update(announced(patients))
-        cell = patients.minimum_cell
-        tensors = update.tensors | prototype_update(found, cell, self.prototype_weight)
-        metrics = training_metrics(fitted) | statistics_metrics(found, cell)
-        metrics |= validation_scores(
-            predictions(task.model, patients, "validation", self.fusion), cell
-        )
+        tensors = update.tensors | prototype_update(found, patients, self.prototype_weight)
+        metrics = training_metrics(fitted) | statistics_metrics(found, patients)
+        known = predictions(task.model, patients, "validation", self.fusion)
+        metrics |= validation_scores(known, patients)
         kept = task.personal(optimiser if self.keep_optimiser else None) | sizes
         return Trained(Update(tensors, update.scalars), kept, metrics)
 
@@ -175,7 +173,7 @@ class Client(HeadTraining, Architecture, LocalTraining):
             losses = task_losses(patients, self)
             fitted = fit_fresh_head(task, patients, self, losses, self.final_epochs)
         found = predictions(task.model, patients, "validation", self.fusion)
-        metrics = training_metrics(fitted) | validation_scores(found, patients.minimum_cell)
+        metrics = training_metrics(fitted) | validation_scores(found, patients)
         return Trained(Update({}), task.personal(), metrics)
 
     def predict(

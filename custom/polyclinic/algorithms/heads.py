@@ -75,7 +75,8 @@ def training_output(model: SiteModel, batch: Batch, dropout: float) -> Output:
 def heads_loss(output: Output, labels: Tensor, losses: Losses, heads: HeadTraining) -> Tensor:
     """Weighted task losses of all heads, per patient (B,).
 
-    A modality's head learns from the patients who have the modality.
+    A modality's head learns from the patients who have the modality, and the part of a head that
+    answers a label from those for whom the label is known.
     """
     total = heads.fused_weight * losses(output.fused, labels)
     for m, logits in output.unimodal.items():
@@ -84,7 +85,7 @@ def heads_loss(output: Output, labels: Tensor, losses: Losses, heads: HeadTraini
 
 
 def task_losses(patients: Patients, settings: LocalTraining) -> Losses:
-    """Per-patient task loss of logits (B, L) and labels (B,), with the client's settings."""
+    """Per-patient task loss of logits (B, L) and labels, with the client's settings."""
     weights = None
     if settings.class_balance:
         classes = len(patients.study.task.classes)

@@ -62,7 +62,7 @@ class Client(HeadTraining, Architecture, LocalTraining):
         fitted, optimiser = train_round(task, patients, self, batch_loss, t)
         kept = task.personal(optimiser if self.keep_optimiser else None)
         found = predictions(task.model, patients, "validation", self.fusion)
-        metrics = training_metrics(fitted) | validation_scores(found, patients.minimum_cell)
+        metrics = training_metrics(fitted) | validation_scores(found, patients)
         return Trained(Update({}, announced(patients)), kept, metrics)
 
     def finalise(self, patients: Patients, state: State, personal: Tensors) -> Trained:

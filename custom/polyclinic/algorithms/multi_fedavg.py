@@ -99,7 +99,7 @@ class Client(HeadTraining, Architecture, LocalTraining):
 
         fitted, _ = train_round(task, patients, self, batch_loss, t)
         found = self._predictions(task, patients, "validation")
-        metrics = training_metrics(fitted) | validation_scores(found, patients.minimum_cell)
+        metrics = training_metrics(fitted) | validation_scores(found, patients)
         return Trained(task.update(announced(patients)), {}, metrics)
 
     def finalise(self, patients: Patients, state: State, personal: Tensors) -> Trained:

@@ -10,7 +10,7 @@ from polyclinic.algorithms.fold import Float64
 from polyclinic.algorithms.wire import OpenRound
 from polyclinic.data.batch import Patients
 from polyclinic.device import here
-from polyclinic.errors import ContractViolation
+from polyclinic.errors import ContractViolation, StudyError
 from polyclinic.exchange import STORE, Contract, State, Tensors, TensorSpec
 from polyclinic.models.multimodal import SiteModel
 from polyclinic.objectives.prototype import EmbeddingStatistics, separation
@@ -32,7 +32,17 @@ LENGTH_BOUND = 250.0
 
 
 def prototype_contract(model: Contract, study: Study, weight: PrototypeWeight) -> Contract:
-    """The model's contract with (C, D) prototypes and (C,) counts for the holders of a modality."""
+    """The model's contract with (C, D) prototypes and (C,) counts for the holders of a modality.
+
+    Raises:
+        StudyError: the task has no classes to have prototypes of.
+    """
+    if study.task.multi_label:
+        raise StudyError(
+            expected="a task of classes, each of which has a prototype",
+            got=f"one of {len(study.task.labels)} label(s)",
+            remedy="choose an algorithm without prototypes, or make one label the task",
+        )
     classes, specs = len(study.task.classes), dict(model.specs)
     for m, modality in study.modalities.items():
         normed = modality.encoder.get("norm", "layer") == "layer"
@@ -64,17 +74,22 @@ def site_statistics(
     return found
 
 
-def voting_rows(found: EmbeddingStatistics, minimum_cell: int) -> Tensor:
+def voting_rows(people: Tensor, minimum_cell: int) -> Tensor:
     """Classes of which the site may tell the mean: at least a cell of patients; (C,) bool."""
-    return found.class_count >= max(1, minimum_cell)
+    return people >= max(1, minimum_cell)
 
 
-def prototype_update(found: Statistics, minimum_cell: int, weight: PrototypeWeight) -> Tensors:
-    """What a site says: class means (C, D), and per class 1 or its count; 0 where it is silent."""
+def prototype_update(found: Statistics, patients: Patients, weight: PrototypeWeight) -> Tensors:
+    """What a site says: class means (C, D), and per class 1 or its count; 0 where it is silent.
+
+    A mean is over records where patients have several; a count is of patients, as the smallest
+    cell is, which the egress filter holds it to.
+    """
     tensors: Tensors = {}
     for m, statistics in found.items():
-        votes = voting_rows(statistics, minimum_cell)
-        counts = statistics.class_count if weight == "count" else torch.ones(len(votes))
+        people = patients.people("train", m)
+        votes = voting_rows(people, patients.minimum_cell)
+        counts = people if weight == "count" else torch.ones(len(votes))
         means = torch.where(votes[:, None], statistics.means, 0.0)
         tensors[PROTO + m] = means.numpy().astype(np.float32)
         tensors[COUNT + m] = torch.where(votes, counts, 0).numpy().astype(np.float32)
@@ -126,16 +141,16 @@ def known_prototypes(state: State, modality: str) -> tuple[Tensor, Tensor]:
     return values, torch.tensor(np.asarray(state.tensors[COUNT + modality]), device=here()) > 0
 
 
-def statistics_metrics(found: Statistics, minimum_cell: int) -> dict[str, float]:
+def statistics_metrics(found: Statistics, patients: Patients) -> dict[str, float]:
     """Norm and separation of the site's own class means, and embedding variance, by modality.
 
     Each only over a smallest cell of patients or more.
     """
     metrics: dict[str, float] = {}
     for m, statistics in found.items():
-        if int(statistics.class_count.sum()) >= minimum_cell:
+        if patients.distinct("train", m) >= patients.minimum_cell:
             metrics[f"embedding_variance/{m}"] = statistics.variance
-        votes = voting_rows(statistics, minimum_cell)
+        votes = voting_rows(patients.people("train", m), patients.minimum_cell)
         norm, apart = separation(statistics.means, votes)
         if int(votes.sum()) >= 1:
             metrics[f"proto_norm/{m}"] = norm

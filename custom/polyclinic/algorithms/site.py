@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from polyclinic.algorithms.balance import Balance, encoder_groups
 from polyclinic.algorithms.wire import INITIAL, Architecture, head_settings, modalities_of
@@ -156,22 +156,36 @@ def predictions(
     fusion: Fusion = "fused",
     filled: Filled = lambda batch: batch,
 ) -> Tensors:
-    """``probability`` (n, C) and ``label`` (n,) of a split, in its order, in eval mode."""
+    """``probability`` and ``label`` of a split, see ``training.predict``, in eval mode."""
     model.eval()
     return predict(lambda batch: fused_logits(model(filled(batch)), fusion), patients, split)[0]
 
 
-def validation_scores(found: Tensors, minimum_cell: int) -> dict[str, float]:
-    """Metrics ``validation/*`` of predictions; empty where a class has fewer patients than a cell.
+def validation_scores(found: Tensors, patients: Patients) -> dict[str, float]:
+    """Metrics ``validation/*`` of predictions, as far as ``told_scores`` tells them."""
+    return {f"validation/{k}": v for k, v in told_scores(found, patients, "validation").items()}
 
-    A score over a handful of patients tells about those patients.
+
+def told_scores(found: Tensors, patients: Patients, split: SplitName) -> dict[str, float]:
+    """Scores of predictions of a split that may leave the site.
+
+    A score over a handful of patients tells about those patients: there is none where a class
+    has fewer patients than the site's smallest cell, and none of a label of which a side has.
     """
-    label = np.asarray(found["label"], dtype=np.int64)
-    counts = np.unique(label, return_counts=True)[1]
-    if not len(label) or counts.min() < minimum_cell:
-        return {}
-    named = scores(found["probability"], label)
-    return {f"validation/{k}": v for k, v in named.items()}
+    task = patients.study.task
+    told = tellable(patients.people(split), patients.minimum_cell)
+    if not task.multi_label:
+        return scores(found["probability"], found["label"]) if bool(told.all()) else {}
+    kept = [i for i, shown in enumerate(told.tolist()) if shown]
+    names = [task.names[i] for i in kept]
+    return scores(found["probability"][:, kept], found["label"][:, kept], names)
+
+
+def tellable(people: Tensor, minimum_cell: int) -> Tensor:
+    """Where no group of patients is there but smaller than a cell: of all classes together (), or
+    of each label (L,); bool."""
+    fine: Tensor = (people == 0) | (people >= minimum_cell)
+    return fine.all(dim=-1)
 
 
 def train_round(

@@ -97,14 +97,17 @@ def initial_tensors(study: Study, head: HeadSettings, contract: Contract) -> Ten
 
 
 def announced(patients: Patients) -> dict[str, float]:
-    """``n`` and ``n.<modality>`` of the training patients, none below the site's minimum cell.
+    """``n`` and ``n.<modality>`` of the training rows: patients, or their records.
 
-    A count of 1 to ``minimum_cell - 1`` is told as ``minimum_cell``: the update still has a
-    weight, and no small count leaves the site.
+    What 1 to ``minimum_cell - 1`` patients stand behind is told as ``minimum_cell``: the update
+    still has a weight, and no small count leaves the site.
     """
-    counts = {"n": patients.size("train")}
-    counts |= {f"n.{m}": patients.count("train", m) for m in patients.modalities}
-    return {k: float(max(v, patients.minimum_cell) if v else 0) for k, v in counts.items()}
+    behind = {"n": (patients.size("train"), patients.distinct("train"))} | {
+        f"n.{m}": (patients.count("train", m), patients.distinct("train", m))
+        for m in patients.modalities
+    }
+    least = patients.minimum_cell
+    return {k: float((n if p >= least else least) if n else 0) for k, (n, p) in behind.items()}
 
 
 def weight_of(rule: WeightRule, holder: str | None, scalars: Mapping[str, float]) -> float:

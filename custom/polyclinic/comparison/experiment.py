@@ -135,7 +135,7 @@ def run_method(
         }
         for test, tested in tests.items():
             found = client.predict(tested, *trained[site], scored)
-            yield site, test, scores(found["probability"], found["label"])
+            yield site, test, scores(found["probability"], found["label"], study.task.names)
 
 
 def _slice(server: Server, study: Study, patients: Patients, state: State) -> State:

@@ -228,13 +228,18 @@ class _Read:
         reason = ""
         if not pseudonym or not key:
             reason = "no_record_id" if pseudonym else "no_patient_id"
-        elif answer is None or not clear:
+        elif answer is None:
             reason = "bad_label"
         elif self.fixed and split is None:
             reason = "bad_split"
+        elif not clear:  # one label is lost, the rest stays
+            self.entries.append(_entry("bad_label", line, pseudonym, partial=True))
         if reason:
-            self.entries.append(Entry(reason, "", f"manifest line {line}", pseudonym))
-        usable = not reason or (reason == "bad_label" and (split is not None or not self.fixed))
-        if usable and answer is not None:
+            self.entries.append(_entry(reason, line, pseudonym))
+        elif answer is not None:
             kept = split if self.fixed else None
             self.kept.setdefault(key, Patient(pseudonym, answer, kept, line, record))
+
+
+def _entry(reason: str, line: int, pseudonym: str, *, partial: bool = False) -> Entry:
+    return Entry(reason, "", f"manifest line {line}", pseudonym, partial)

@@ -19,6 +19,9 @@ METRIC_NAME = re.compile(
 )
 """Names of metrics that may leave a site; the egress filter reads this."""
 
+BY_LABEL = ("auroc", "auprc", "brier")
+"""Scores of each label of a multi-label task, under ``<score>/<label>``."""
+
 
 def auroc(label: Int, score: Float) -> float | None:
     """Probability that a positive outranks a negative, ties counting one half.
@@ -72,17 +75,24 @@ def brier(label: Int, probability: Float) -> float:
 
 
 def scores(
-    probability: npt.NDArray[np.generic], label: npt.NDArray[np.generic]
+    probability: npt.NDArray[np.generic],
+    label: npt.NDArray[np.generic],
+    names: Sequence[str] = (),
 ) -> dict[str, float]:
     """Every score that is defined, by name.
 
     With more than two classes ``auroc`` and ``auprc`` are means over classes, one against the
-    rest, of the classes for which they are defined.
+    rest, of the classes for which they are defined. Of a multi-label task ``auroc``, ``auprc``
+    and ``brier`` are means over labels, beside ``auroc/<label>`` and so on of each; a label is
+    scored where it is known.
 
     Args:
-        probability: (n, C).
-        label: class index, (n,).
+        probability: (n, C), or of labels (n, L).
+        label: class index, (n,); or 1, 0 and NaN where unknown, (n, L).
+        names: of the labels.
     """
+    if label.ndim == 2:
+        return _label_scores(probability, label, names)
     p, y = np.asarray(probability, dtype=np.float64), np.asarray(label, dtype=np.int64)
     if not len(y):
         return {}
@@ -96,6 +106,26 @@ def scores(
         "n": float(len(y)),
     }
     return {k: float(v) for k, v in found.items() if v is not None and np.isfinite(v)}
+
+
+def _label_scores(
+    probability: npt.NDArray[np.generic], label: npt.NDArray[np.generic], names: Sequence[str]
+) -> dict[str, float]:
+    """Scores by label and their means; nothing for a label that is known of nobody."""
+    p, y = np.asarray(probability, dtype=np.float64), np.asarray(label, dtype=np.float64)
+    found: dict[str, float] = {}
+    for i, name in enumerate(names):
+        known = ~np.isnan(y[:, i])
+        if known.any():
+            yes = p[known, i]
+            one = scores(np.stack([1.0 - yes, yes], axis=1), y[known, i].astype(np.int64))
+            found |= {f"{k}/{name}": one[k] for k in BY_LABEL if k in one}
+    if not found:
+        return {}
+    for kind in BY_LABEL:
+        each = [v for k, v in found.items() if k.startswith(f"{kind}/")]
+        found |= {kind: float(np.mean(each))} if each else {}
+    return found | {"n": float((~np.isnan(y)).any(axis=1).sum())}
 
 
 def _is(label: Int, c: int) -> Int:

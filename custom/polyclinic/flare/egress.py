@@ -6,8 +6,8 @@ Guarantees, for every reply the filter returns:
 - tensors are finite real arrays whose names match the site's patterns, belong to modalities the
   site holds, and are never ``personal.*``; names, shapes and dtypes are exactly those of the
   contract that the site's training process derived from the job;
-- a count of a class is a vote (0 or 1) or no smaller than the site's smallest cell, and a class
-  without one has no mean;
+- a count of a class, which is of patients, is a vote (0 or 1) or no smaller than the site's
+  smallest cell, and a class without one has no mean;
 - scalars and metrics are those of ``polyclinic.flare.figures``;
 - an error carries a code, an owner and one sentence, see ``polyclinic.flare.words``; a sentence
   about data is a fixed one;
@@ -107,17 +107,20 @@ class EgressFilter(Filter):
         dxo = self._only_dxo(shareable)
         site = find_site(fl_ctx)
         least = site.settings.minimum_cell
+        labels = tuple(site.study.task.labels)
         metrics = dxo.meta.pop(MetaKey.INITIAL_METRICS, {})
         scalars = dxo.meta.pop(META, {})
         dxo.meta.pop(MetaKey.FILTER_HISTORY, None)
         if dxo.meta:
             raise refused("meta of this package", f"{len(dxo.meta)} other entries")
         if dxo.data_kind == DataKind.METRICS:
-            clean = DXO(DataKind.METRICS, data=leaving_metrics(dxo.data, site.held, least), meta={})
+            told = leaving_metrics(dxo.data, site.held, least, labels)
+            clean = DXO(DataKind.METRICS, data=told, meta={})
         elif dxo.data_kind == DataKind.WEIGHT_DIFF and task == TRAIN:
             tensors = self._tensors(dxo.data, site, fl_ctx.get_prop(CONTRACT))
             clean = DXO(DataKind.WEIGHT_DIFF, data=tensors, meta={})
-            clean.meta[MetaKey.INITIAL_METRICS] = leaving_metrics(metrics, site.held, least)
+            told = leaving_metrics(metrics, site.held, least, labels)
+            clean.meta[MetaKey.INITIAL_METRICS] = told
         else:
             raise refused(f"the kind of data that '{task}' sends", str(dxo.data_kind)[:32])
         clean.meta[META] = leaving_scalars(scalars, site.held, least, names=task == CENSUS)

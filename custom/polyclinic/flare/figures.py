@@ -1,7 +1,7 @@
 """Which scalars and metrics may leave a site, and in what range.
 
-A name is built of a listed family and of modalities the site holds, never of free text; a count is
-a whole number that is 0 or at least the site's smallest cell.
+A name is built of a listed family and of labels of the study or modalities the site holds, never
+of free text; a count is a whole number that is 0 or at least the site's smallest cell.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 from polyclinic.data.quarantine import REASONS
 from polyclinic.errors import ContractViolation
-from polyclinic.evaluation.metrics import METRIC_NAME
+from polyclinic.evaluation.metrics import BY_LABEL, METRIC_NAME
 from polyclinic.flare.convert import is_number
 
 FUSED = "fused"
@@ -22,8 +22,13 @@ MAX_ROUND = 10**6
 TEXT = {"fingerprint": re.compile(r"[0-9a-f]{64}"), "version": re.compile(r"[0-9a-z.+]{1,32}")}
 
 
-def leaving_metrics(metrics: object, held: Sequence[str], least: int) -> dict[str, float]:
+def leaving_metrics(
+    metrics: object, held: Sequence[str], least: int, labels: Sequence[str] = ()
+) -> dict[str, float]:
     """The metrics, when each may leave.
+
+    Args:
+        labels: of a multi-label task, which scores may be named for.
 
     Raises:
         ContractViolation: a name or a number that may not, or too many.
@@ -33,7 +38,9 @@ def leaving_metrics(metrics: object, held: Sequence[str], least: int) -> dict[st
     if len(metrics) > MAX_METRICS:
         raise refused(f"at most {MAX_METRICS} metrics", f"{len(metrics)}")
     for name, value in metrics.items():
-        listed = isinstance(name, str) and METRIC_NAME.fullmatch(name) and _known(name, held)
+        listed = (
+            isinstance(name, str) and METRIC_NAME.fullmatch(name) and _known(name, held, labels)
+        )
         if not listed or not is_number(value):
             raise refused("listed metrics with finite numbers", f"{len(metrics)} with another")
         if SHARES.fullmatch(name) and not 0 <= value <= 1:
@@ -77,15 +84,18 @@ def refused(expected: str, got: str) -> ContractViolation:
     )
 
 
-def _known(name: str, held: Sequence[str]) -> bool:
-    """Whether the last part of a metric's name is a reason, a modality held or a set of them."""
+def _known(name: str, held: Sequence[str], labels: Sequence[str]) -> bool:
+    """Whether the last part of a metric's name is a reason, a label of the study, a modality held
+    or a set of them."""
     family, _, rest = name.partition("/")
     if family == "seconds" or not rest:
         return True
     if family == "quarantined":
         return rest in SET_ASIDE
     if family in ("train", "validation", "test"):
-        parts = rest.split("/")[1:]
+        kind, *parts = rest.split("/")
+        if kind in BY_LABEL and parts and parts[0] in labels:
+            return True
         combined = parts[0].split("+") if parts else []
         return combined == sorted(set(combined)) and set(combined) <= {*held, FUSED}
     return rest in {*held, FUSED}

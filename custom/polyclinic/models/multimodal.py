@@ -46,7 +46,7 @@ class Output:
     Attributes:
         embeddings: h^(k) by modality; (B, D), zero for patients without it.
         present: who has the modality; (B,) bool.
-        fused: logits of the fused head; (B, L), L = 1 for two classes.
+        fused: logits of the fused head; (B, L), see ``logits_of``.
         unimodal: logits by modality; (B, L).
     """
 
@@ -57,9 +57,8 @@ class Output:
 
 
 def logits_of(study: Study) -> int:
-    """L: one logit for two classes (binary cross-entropy), else one per class."""
-    classes = len(study.task.classes)
-    return 1 if classes == 2 else classes
+    """L: one logit for two classes (binary cross-entropy), else one per class; one per label."""
+    return study.task.logits
 
 
 class SiteModel(nn.Module):

@@ -12,11 +12,12 @@ import torch
 
 from polyclinic import __version__
 from polyclinic.algorithms.base import Client, Trained
+from polyclinic.algorithms.site import tellable, told_scores
 from polyclinic.data.batch import Patients, SplitName
 from polyclinic.data.cohort import Cohort, open_cohort
 from polyclinic.device import on_device, require_device
 from polyclinic.errors import ContractViolation, SiteError, StudyError
-from polyclinic.evaluation.metrics import METRIC_NAME, scores
+from polyclinic.evaluation.metrics import BY_LABEL, METRIC_NAME
 from polyclinic.exchange import PERSONAL, Contract, State, Tensors
 from polyclinic.jobs import build_half
 from polyclinic.settings import SiteSettings
@@ -79,7 +80,10 @@ def checked(
 
 
 def floored(scalars: Mapping[str, float], minimum_cell: int) -> dict[str, float]:
-    """Counts ``n`` and ``n.<modality>``, small ones raised to the smallest that may be told."""
+    """Counts ``n`` and ``n.<modality>``, small ones raised to the smallest that may be told.
+
+    Where a count is of records, ``large_enough`` has seen to it that patients enough are behind it.
+    """
     counts = {k: v for k, v in scalars.items() if k == "n" or k.startswith("n.")}
     return {k: float(max(v, minimum_cell) if v > 0 else 0.0) for k, v in counts.items()}
 
@@ -93,7 +97,7 @@ def large_enough(cohort: Cohort) -> Cohort:
         SiteError: no modality has; whoever reads it learns nothing but that.
     """
     least = cohort.minimum_cell
-    kept = [m for m in cohort.modalities if cohort.count("train", m) >= least]
+    kept = [m for m in cohort.modalities if cohort.distinct("train", m) >= least]
     if not kept:
         raise SiteError(
             expected="as many training patients with a modality of the study as minimum_cell asks",
@@ -173,34 +177,53 @@ class Desk:
         return self._reply(kept, {"t": float(state.round)})
 
     def evaluate(self, request: Message) -> Message:
-        """Scores of the site's own splits, where every class has patients enough to be told of."""
+        """Scores of the site's own splits, where patients enough stand behind them."""
         state, personal = self._state(request), request.part("personal")
         metrics: dict[str, float] = {}
         for split in request.head["splits"]:
             if self.patients.size(split) and self._tellable(split):
                 found = self.client.predict(self.patients, state, personal, split)
-                values = scores(found["probability"], found["label"])
+                values = told_scores(found, self.patients, split)
                 metrics |= {f"{split}/{k}": v for k, v in values.items()}
         return Message({"scalars": {}, "metrics": self._metrics(metrics)})
 
     def _tellable(self, split: SplitName) -> bool:
-        """Whether no class of the split, or training as a whole, is smaller than a cell."""
-        labels = self.patients.labels(split).numpy()
-        counts = np.bincount(labels) if split != "train" else np.array([len(labels)])
-        return bool((counts[counts > 0] >= self.settings.minimum_cell).all())
+        """Whether training as a whole is no smaller than a cell of patients; of another split, no
+        class, or both sides of one label at least."""
+        if split == "train":
+            return self.patients.distinct(split) >= self.settings.minimum_cell
+        return any(self._told(split))
+
+    def _told(self, split: SplitName) -> list[bool]:
+        """Whether all classes together may be told of, or each of the labels."""
+        told = tellable(self.patients.people(split), self.settings.minimum_cell)
+        return [bool(fine) for fine in told.reshape(-1)]
 
     def _metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The listed metrics that may be told.
+
+        A number of rows set aside is told where a row is a patient; one of records says nothing
+        of how many patients.
 
         Raises:
             ContractViolation: a name that is not listed, or a value that is no finite number.
         """
         hidden = tuple(f"{s}/" for s in SPLITS if not self._tellable(s))
-        least = self.settings.minimum_cell
+        task, least = self.study.task, self.settings.minimum_cell
+        small: set[str] = set()
+        if task.multi_label:
+            for split in SPLITS:
+                told = zip(task.names, self._told(split), strict=True)
+                small |= {
+                    f"{split}/{k}/{name}" for name, fine in told if not fine for k in BY_LABEL
+                }
+        records = self.patients.size("train") > self.patients.distinct("train")
         return {
             k: v
             for k, v in listed(metrics).items()
-            if not k.startswith(hidden) and not (k.startswith("quarantined") and 0 < v < least)
+            if not k.startswith(hidden)
+            and k not in small
+            and not (k.startswith("quarantined") and (0 < v < least or records))
         }
 
     def _state(self, request: Message) -> State:
@@ -211,9 +234,9 @@ class Desk:
 
     def _quarantined(self) -> dict[str, float]:
         report = getattr(self.patients, "quarantine", None)
-        counts = report.lost if report else {}
+        counts, people = (report.lost, report.people) if report else ({}, {})
         least = self.settings.minimum_cell
-        return {f"quarantined.{r}": float(n) for r, n in counts.items() if n >= least}
+        return {f"quarantined.{r}": float(n) for r, n in counts.items() if people[r] >= least}
 
     def _reply(self, trained: Trained, scalars: Mapping[str, float]) -> Message:
         tensors = joined(update=trained.update.tensors, personal=trained.personal)
