@@ -16,6 +16,7 @@ import resource
 import struct
 from typing import Any, BinaryIO
 
+import gdcm  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 from pydicom.pixels import get_decoder
@@ -30,7 +31,7 @@ _JPEG = "1.2.840.10008.1.2.4."
 PLUGINS = {
     "1.2.840.10008.1.2.5": "pydicom",  # RLE
     f"{_JPEG}50": "pillow",  # JPEG baseline
-    f"{_JPEG}51": "pillow",  # JPEG extended, 8 bits of the 8 or 12
+    f"{_JPEG}51": "pillow",  # JPEG extended; 12 bits go to GDCM
     f"{_JPEG}57": "gdcm",  # JPEG lossless
     f"{_JPEG}70": "gdcm",  # JPEG lossless, first-order prediction
     f"{_JPEG}80": "pyjpegls",  # JPEG-LS lossless
@@ -41,7 +42,7 @@ PLUGINS = {
     f"{_JPEG}202": "pylibjpeg",  # HTJ2K lossless, RPCL
     f"{_JPEG}203": "pylibjpeg",  # HTJ2K
 }
-RLE = "1.2.840.10008.1.2.5"
+RLE, EXTENDED = "1.2.840.10008.1.2.5", f"{_JPEG}51"
 ITEM, SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 
@@ -111,8 +112,8 @@ def decode(asked: dict[str, Any], value: bytes) -> tuple[npt.NDArray[Any], str]:
         if b"\xff\xd9" not in stream[-64:]:
             # Codecs fill what is missing with grey.
             raise Refused("unreadable", "a compressed stream that does not end")
-    if syntax.endswith(".51") and asked["bits_stored"] != 8:
-        raise Refused("unsupported_syntax", "JPEG extended of more than 8 bits")
+        if syntax == EXTENDED and asked["bits_stored"] > 8:
+            return twelve_bits(stream, asked), asked["photometric_interpretation"]
     options = {key: asked[key] for key in asked if key != "syntax"}
     array, meta = get_decoder(syntax).as_array(
         value,
@@ -126,6 +127,31 @@ def decode(asked: dict[str, Any], value: bytes) -> tuple[npt.NDArray[Any], str]:
         **options,
     )
     return array, str(meta["photometric_interpretation"])
+
+
+def twelve_bits(stream: bytes, asked: dict[str, Any]) -> npt.NDArray[Any]:
+    """Grey pixels of a JPEG stream of 9 to 12 bits, (rows, columns).
+
+    Pillow cannot, and pydicom does not let GDCM, which can: it gives pydicom's reference values.
+    """
+    if asked["samples_per_pixel"] != 1 or asked["pixel_representation"] != 0:
+        raise Refused("unsupported_syntax", "JPEG extended of 12 bits in colour or signed")
+    fragment, parts = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
+    fragment.SetByteStringValue(stream)
+    parts.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(parts.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((asked["columns"], asked["rows"], 1))
+    image.SetDataElement(element)
+    meaning = gdcm.PhotometricInterpretation.GetPIType("MONOCHROME2")
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(meaning))
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(EXTENDED)))
+    image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, 0))
+    # GDCM gives its bytes as a string.
+    decoded = image.GetBuffer().encode("utf-8", "surrogateescape")
+    return np.frombuffer(decoded, "<u2").reshape(asked["rows"], asked["columns"])
 
 
 def answer(asked: dict[str, Any], value: bytes) -> tuple[dict[str, Any], bytes]:

@@ -144,7 +144,8 @@ def _native(opened: Opened, data: memoryview, layout: Layout) -> npt.NDArray[Any
         flat = np.frombuffer(data, "u1", count)
     shape = (layout.rows, layout.columns)
     if halved:
-        return flat.reshape(*shape, 2)  # Y and, in turn, Cb and Cr
+        # Y of two pixels, then their common Cb and Cr; only Y is ever used.
+        return flat.reshape(layout.rows, -1, 4)[..., :2].reshape(*shape, 1)
     if layout.samples == 1:
         return flat.reshape(shape)
     if layout.planar:
