@@ -18,9 +18,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from polyclinic.data.column import Column, Reading, Request, require_agreement
 from polyclinic.data.quarantine import Entry
+from polyclinic.data.recipe import parse_recipe
 from polyclinic.data.slide import read_slide, slide_folder
+from polyclinic.data.slide_origin import BagRecipe, same_mpp
 from polyclinic.data.slide_table import SlideTable, read_slide_table
-from polyclinic.errors import DataRejected
+from polyclinic.errors import DataError, DataRejected
 from polyclinic.study import Modality
 
 # Bags that together are smaller than this stay in memory.
@@ -109,10 +111,12 @@ def read(request: Request) -> Reading:
         DataRejected: the slide table as a whole is refused.
     """
     require_agreement(request)
+    recipe = parse_recipe(BagRecipe, request.name, request.modality.recipe)
+    _require_resolution(request, recipe)
     source = request.source
     folder = slide_folder(request.root / source.folder, source.layout, source.extractor)
     table = read_slide_table(request, folder)
-    collected = _Collected(request, list(table.entries))
+    collected = _Collected(request, recipe, list(table.entries))
     bags = tuple(collected.bag(pseudonym, table) for pseudonym in request.ids)
     notes = collected.notes(table)
     column = BagColumn(bags, request.modality.dim)
@@ -125,15 +129,33 @@ def read(request: Request) -> Reading:
     )
 
 
+def _require_resolution(request: Request, recipe: BagRecipe) -> None:
+    """Refuse a site whose tiles have another resolution than the study's.
+
+    Raises:
+        DataError: naming both.
+    """
+    declared = request.source.mpp
+    if recipe.mpp and declared and not same_mpp(recipe.mpp, declared):
+        raise DataError(
+            expected=f"tiles of {recipe.mpp:g} micrometres per pixel in '{request.name}', as the "
+            "study says",
+            got=f"{declared:g} declared",
+            remedy="tile and embed the slides anew at the study's resolution",
+        )
+
+
 @dataclass
 class _Collected:
     """What reading one patient after the other adds up to."""
 
     request: Request
+    recipe: BagRecipe
     entries: list[Entry]
     nbytes: int = 0
     tiles_um: set[float] = field(default_factory=set)
     unstated: int = 0
+    silent: int = 0
     contents: set[bytes] = field(default_factory=set)
     twins: int = 0
 
@@ -145,7 +167,7 @@ class _Collected:
         paths, found = [], []
         for path in table.files.get(pseudonym, ()):
             try:
-                slide = read_slide(path, layout, width, request.source.extractor)
+                slide = read_slide(path, layout, width, request.source.extractor, self.recipe)
             except DataRejected as error:
                 reference = error.file_hash or "slide table"
                 self.entries.append(Entry(error.reason, request.name, reference, patient=pseudonym))
@@ -154,6 +176,7 @@ class _Collected:
             found.append(slide.features)
             self.tiles_um |= {slide.tile_um} - {0.0}
             self.unstated += not slide.stated
+            self.silent += self.recipe.silent(slide.origin)
             content = hashlib.sha256(slide.features.tobytes()).digest()
             self.twins += content in self.contents
             self.contents.add(content)
@@ -175,6 +198,8 @@ class _Collected:
             notes.append(f"tiles of different sizes in micrometres: {sizes}")
         if self.unstated and self.request.modality.extractor:
             notes.append(f"{self.unstated} file(s) do not name their extractor")
+        if self.silent:
+            notes.append(f"{self.silent} file(s) do not state the size or resolution of tiles")
         if self.twins:
             notes.append(f"{self.twins} slide(s) have exactly the features of another")
         if table.unlisted:

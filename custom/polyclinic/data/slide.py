@@ -2,8 +2,11 @@
 
 CLAM     ``h5_files/<slide>.h5``                   dataset ``features`` (n, d)
 TRIDENT  ``features_<encoder>/<slide>.h5``         dataset ``features`` (n, d) or (1, n, d)
-STAMP    ``<slide>.h5``                            dataset ``feats`` (n, d); attributes
-                                                   ``extractor``, ``unit``, ``tile_size_um``
+STAMP    ``<slide>.h5``                            dataset ``feats`` (n, d)
+
+What such a file says about its making is read by ``polyclinic.data.slide_origin``. CLAM's
+``pt_files`` are pickles, which are programs, and are not read: the same features lie in its
+``h5_files``.
 """
 
 import math
@@ -16,14 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from polyclinic.data.quarantine import REASONS, file_hash
+from polyclinic.data.slide_origin import BagRecipe, Origin, origin_of
 from polyclinic.errors import DataError, DataRejected
 
 DATASET = {"clam": "features", "trident": "features", "stamp": "feats"}
-# Names under which the three layouts and their forks store the encoder.
-EXTRACTOR_ATTRIBUTES = ("extractor", "encoder", "patch_encoder", "model_name")
 MICROMETRES = frozenset({"um", "µm", "μm"})
 # Of one slide as float32, and of one chunk of its file: 100 000 tiles of 2560 numbers.
 MAX_BYTES = 1 << 30
+ANY_TILES = BagRecipe()
+UNSAID = Origin()
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,21 @@ class Slide:
 
     Attributes:
         features: (n, d) float32, finite.
-        tile_um: edge of a tile in micrometres; 0 where the file does not say.
-        stated: whether the file names its extractor.
+        origin: what the file says about its making.
     """
 
     features: npt.NDArray[np.float32]
-    tile_um: float = 0.0
-    stated: bool = False
+    origin: Origin = UNSAID
+
+    @property
+    def tile_um(self) -> float:
+        """Edge of a tile in micrometres; 0 where the file does not say."""
+        return self.origin.tile_um
+
+    @property
+    def stated(self) -> bool:
+        """Whether the file names its extractor."""
+        return bool(self.origin.extractor)
 
 
 class _Flaw(Exception):
@@ -64,7 +76,24 @@ def slide_folder(folder: Path, layout: str, extractor: str) -> Path:
             got="no such folder",
             remedy="correct 'folder' in polyclinic.yaml",
         )
+    _require_h5(folder)
     return folder
+
+
+def _require_h5(folder: Path) -> None:
+    """Refuse a folder of CLAM's pickles in place of its H5 files.
+
+    Raises:
+        DataError: there are only such.
+    """
+    if any(folder.glob("*.h5")):
+        return
+    if any(folder.glob("*.pt")) or any(folder.glob("pt_files/*.pt")):
+        raise DataError(
+            expected="features in H5 files, as in CLAM's 'h5_files'",
+            got="'.pt' files only, which are pickles and may hold programs",
+            remedy="bring the folder 'h5_files' of the same extraction",
+        )
 
 
 def _encoder_folder(folder: Path, extractor: str) -> Path:
@@ -86,19 +115,22 @@ def _encoder_folder(folder: Path, extractor: str) -> Path:
     return (named or choices)[0]
 
 
-def read_slide(path: Path, layout: str, width: int, extractor: str) -> Slide:
+def read_slide(
+    path: Path, layout: str, width: int, extractor: str, recipe: BagRecipe = ANY_TILES
+) -> Slide:
     """The features of one file.
 
     Args:
         width: d that the study fixes.
         extractor: that the site declares; "" checks nothing.
+        recipe: size and resolution of tiles that the study fixes.
 
     Raises:
         DataRejected: with a reason code and the hash of the file; never its name.
     """
     try:
         with h5py.File(path, "r") as file:
-            return _checked(file, DATASET[layout], width, extractor)
+            return _checked(file, DATASET[layout], width, extractor, recipe)
     except _Flaw as flaw:
         reason, got = flaw.reason, flaw.got
     except FileNotFoundError:
@@ -115,7 +147,7 @@ def read_slide(path: Path, layout: str, width: int, extractor: str) -> Slide:
     )
 
 
-def _checked(file: Any, name: str, width: int, extractor: str) -> Slide:
+def _checked(file: Any, name: str, width: int, extractor: str, recipe: BagRecipe) -> Slide:
     """The features of an open file, or the first flaw."""
     dataset = _dataset(file, name)
     shape = tuple(int(n) for n in dataset.shape)
@@ -132,17 +164,25 @@ def _checked(file: Any, name: str, width: int, extractor: str) -> Slide:
     chunk = math.prod(dataset.chunks or ())
     if max(math.prod(shape), chunk) * max(4, dataset.dtype.itemsize) > MAX_BYTES:
         raise _Flaw("too_large", f"{shape[0]} instances")
-    stated = _extractor(file, dataset)
-    if stated and extractor and stated != extractor:
-        raise _Flaw("extractor_mismatch", "another name")
-    unit = _text(file.attrs.get("unit", ""))
-    if unit and unit.lower() not in MICROMETRES:
-        raise _Flaw("unit_mismatch", "another unit")
+    origin = origin_of(file, dataset)
+    _require_origin(origin, extractor, recipe)
     with np.errstate(over="ignore", invalid="ignore"):
         features = np.asarray(dataset[()]).reshape(shape).astype(np.float32)
     if not np.isfinite(features).all():
         raise _Flaw("not_finite", f"{int((~np.isfinite(features)).sum())} values")
-    return Slide(features, float(file.attrs.get("tile_size_um", 0.0)), bool(stated))
+    return Slide(features, origin)
+
+
+def _require_origin(origin: Origin, extractor: str, recipe: BagRecipe) -> None:
+    """Raise the first flaw of what a file says about its making."""
+    if origin.extractor and extractor and origin.extractor != extractor:
+        raise _Flaw("extractor_mismatch", "another name")
+    if origin.unit and origin.unit.lower() not in MICROMETRES:
+        raise _Flaw("unit_mismatch", "another unit")
+    if origin.kind and origin.kind != "tile":
+        raise _Flaw("wrong_shape", "one row for a slide or patient")
+    if different := recipe.differs(origin):
+        raise _Flaw("tile_mismatch", different)
 
 
 def _dataset(file: Any, name: str) -> Any:
@@ -158,17 +198,3 @@ def _dataset(file: Any, name: str) -> Any:
     if dataset.is_virtual or dataset.external:
         raise _Flaw("linked_data", "external storage")
     return dataset
-
-
-def _extractor(file: Any, dataset: Any) -> str:
-    """The extractor a file names, or ""."""
-    for attributes in (file.attrs, dataset.attrs):
-        for name in EXTRACTOR_ATTRIBUTES:
-            if name in attributes:
-                return _text(attributes[name])
-    return ""
-
-
-def _text(value: object) -> str:
-    """An attribute as text."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
