@@ -22,7 +22,7 @@ from polyclinic.exchange import State, Update
 from polyclinic.models.joint import JointModel, JointSettings
 from polyclinic.models.multimodal import Output
 from polyclinic.objectives.task import task_loss
-from polyclinic.study import Study
+from polyclinic.study import Study, parse_study
 
 SIZES = {"cxr": 6, "labs": 3, "metadata": 4}
 TOKEN = {"hidden": [8], "dropout": 0.1, "missing": "token", "presence": True}
@@ -288,6 +288,35 @@ def test_both_halves_share_their_settings_defaults() -> None:
     for name in fields:
         ours = getattr(cxr_metadata.Client(), name)
         assert ours == getattr(cxr_metadata.Server(), name)
+
+
+def filmed(site: str, held: tuple[str, ...], study: Study) -> Hospital:
+    """The hospital of ``a_hospital`` with small films in place of the vector ``cxr``."""
+    hospital = a_hospital(site, held, study=STUDY, absent=0.3)
+    for split, batch in hospital.splits.items():
+        if "cxr" in held:
+            film = batch.inputs["cxr"].mean(1)[:, None, None, None].expand(-1, 1, 16, 16).clone()
+            inputs = {**batch.inputs, "cxr": film}
+            fields = {**batch.fields, "cxr": batch.present["cxr"][:, None].clone()}
+            hospital = with_batch(hospital, split, replace(batch, inputs=inputs, fields=fields))
+    return replace(hospital, study=study)
+
+
+@pytest.mark.parametrize("mode", [*MODES, "early"])
+def test_films_and_tables_train_in_every_mode_also_where_a_site_lacks_films(mode: str) -> None:
+    payload = STUDY.model_dump()
+    film = {"kind": "image", "recipe": {"size": [16, 16]}, "encoder": {"widths": [8, 8]}}
+    study = parse_study(payload | {"modalities": payload["modalities"] | {"cxr": film}})
+    held = {"all": tuple(SIZES), "films": ("cxr",), "tables": ("labs", "metadata")}
+    hospitals = {s: filmed(s, m, study) for s, m in held.items()}
+    ours, theirs = client(mode, anchor=""), cxr_metadata.Server(mode=mode)
+    start, end = theirs.initial(study), run_federation(hospitals, ours, theirs, study, 1).state
+
+    assert any(not np.array_equal(end.tensors[n], a) for n, a in start.tensors.items())
+    for patients in hospitals.values():
+        names = theirs.contract(study).names_for(patients.modalities)
+        found = ours.predict(patients, end.restricted(sorted(names)), {}, "test")
+        assert np.isfinite(found["probability"]).all()
 
 
 def toy(site: str, study: Study, n: int, seed: int) -> Hospital:

@@ -1,7 +1,7 @@
 """Early fusion: metadata written beside the pixels, as constant planes of the film.
 
 Every field gives two more channels: its value, and whether it is there. One encoder reads them
-all; it is that of the image's kind with a wider input.
+all; it is that of the image's kind, whose first convolution is made wide enough.
 """
 
 import torch
@@ -40,9 +40,9 @@ class EarlyModel(nn.Module):
                 remedy="choose mode joint, late or image_only",
             )
         film = study.modalities[anchor]
-        planes = sum(2 * study.modalities[m].width for m in self.others)
-        wide = film.model_copy(update={"dim": film.width + planes})
-        self.enc = nn.ModuleDict({anchor: models.build(anchor, wide, study.embedding)})
+        channels = film.width + sum(2 * study.modalities[m].width for m in self.others)
+        encoder = widened(models.build(anchor, film, study.embedding), channels)
+        self.enc = nn.ModuleDict({anchor: encoder})
         out = logits_of(study)
         self.head = nn.ModuleDict({FUSED: fused_head(study.embedding, out, hidden, dropout)})
 
@@ -66,3 +66,29 @@ def planes(batch: Batch, anchor: str, others: tuple[str, ...]) -> Tensor:
         flat = torch.cat([values, fields.to(film)], dim=1)  # (B, 2F)
         parts.append(flat[:, :, None, None].expand(-1, -1, *film.shape[2:]))
     return torch.cat(parts, dim=1)
+
+
+def widened(encoder: nn.Module, channels: int) -> nn.Module:
+    """The encoder with another number of input channels, in place.
+
+    Raises:
+        StudyError: it has no convolution to widen.
+    """
+    for name, layer in encoder.named_modules():
+        if isinstance(layer, nn.Conv2d):  # the first is the one that reads the pixels
+            wide = nn.Conv2d(
+                channels,
+                layer.out_channels,
+                layer.kernel_size,  # type: ignore[arg-type]
+                stride=layer.stride,  # type: ignore[arg-type]
+                padding=layer.padding,  # type: ignore[arg-type]
+                bias=layer.bias is not None,
+            )
+            parent, _, child = name.rpartition(".")
+            setattr(encoder.get_submodule(parent), child, wide)
+            return encoder
+    raise StudyError(
+        expected="an image encoder that begins with a convolution",
+        got="another",
+        remedy="choose another encoder, or mode joint",
+    )
