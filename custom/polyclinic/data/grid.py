@@ -4,6 +4,7 @@ An affine (4, 4) maps voxel indices (i, j, k) to millimetres in RAS: x to the pa
 y to the front, z to the head.
 """
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 
@@ -45,6 +46,36 @@ class Volume:
     def spacing_mm(self) -> tuple[float, float, float]:
         """Edges of a voxel."""
         return spacing_of(self.affine)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is remembered of a file: where it lies, and a fingerprint of its voxels."""
+
+    affine: Floats = field(repr=False)
+    shape: tuple[int, int, int]
+    doubtful: bool
+    fingerprint: tuple[float, ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, volume: Volume) -> "Grid":
+        """The grid of a volume."""
+        i, j, k = volume.voxels.shape
+        digest = hashlib.sha256(volume.voxels.data).digest()
+        parts = [float(int.from_bytes(digest[n : n + 6], "big")) for n in (0, 6, 12, 18)]
+        return cls(volume.affine, (i, j, k), volume.doubtful, tuple(parts))
+
+    def packed(self) -> Floats:
+        """The same as one array (6, 4)."""
+        rows = [[*self.shape, float(self.doubtful)], list(self.fingerprint)]
+        return np.vstack([self.affine, np.array(rows, dtype=np.float64)])
+
+    @classmethod
+    def unpacked(cls, packed: Floats) -> "Grid":
+        """The grid of such an array."""
+        i, j, k, doubtful = packed[4].tolist()
+        shape = (int(i), int(j), int(k))
+        return cls(np.array(packed[:4]), shape, bool(doubtful), tuple(packed[5].tolist()))
 
 
 def spacing_of(affine: Floats) -> tuple[float, float, float]:

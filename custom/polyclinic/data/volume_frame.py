@@ -1,0 +1,120 @@
+"""The volumes of one patient on one grid, framed, normalised and cropped by MONAI's transforms.
+
+Kept as float16: a z-score then has an error below 2^-11 of itself, .002 at four standard
+deviations, where the noise of a scan is .02 and more; it halves disk, memory and reading time.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.data import MetaTensor
+from monai.transforms import (
+    Compose,
+    ConcatItemsd,
+    CropForegroundd,
+    NormalizeIntensityd,
+    RandFlipd,
+    RandScaleIntensityd,
+    RandShiftIntensityd,
+    ResampleToMatchd,
+    ResizeWithPadOrCropd,
+    Spacingd,
+    SpatialPadd,
+)
+from torch import Tensor
+
+from polyclinic.data.grid import Floats, Volume, spacing_of
+from polyclinic.data.volume_recipe import VolumeAugment, VolumeRecipe
+
+Stack = npt.NDArray[np.float16]
+STACK = "stack"
+# Of one volume on the recipe's grid, before it is cropped: a cube of 400.
+MAX_FRAMED = 1 << 26
+
+
+def framed_shape(affine: Floats, shape: Sequence[int], recipe: VolumeRecipe) -> tuple[int, ...]:
+    """Voxels per axis that a volume has at the recipe's spacing, before it is cropped."""
+    lengths = zip(shape, spacing_of(affine), recipe.spacing_mm, strict=True)
+    return tuple(math.ceil(n * mm / target) for n, mm, target in lengths)
+
+
+def framing(recipe: VolumeRecipe, sequences: Sequence[str], masks: Sequence[str] = ()) -> Compose:
+    """MONAI's transforms from volumes (1, I, J, K) by name to ``stack`` (S, i, j, k).
+
+    The first sequence is resampled to the recipe's spacing, all others and the masks straight to
+    its grid, so that each is interpolated once. Masks take the nearest label.
+    """
+    first, *others = sequences
+    every = [STACK, *masks]
+    lengths = {"pixdim": recipe.spacing_mm, "mode": "bilinear", "padding_mode": "zeros"}
+    steps: list[object] = [Spacingd(first, dtype=np.float32, **lengths)]
+    for names, mode in ((others, "bilinear"), (list(masks), "nearest")):
+        if names:
+            match = partial(ResampleToMatchd, names, key_dst=first, mode=mode)
+            steps.append(match(padding_mode="zeros", dtype=np.float32))
+    steps.append(ConcatItemsd(list(sequences), STACK, dim=0))
+    if recipe.crop != "centre":
+        steps.append(
+            CropForegroundd(every, source_key=STACK, select_fn=foreground, allow_smaller=True)
+        )
+    nonzero = recipe.normalise == "nonzero"
+    steps.append(NormalizeIntensityd(STACK, nonzero=nonzero, channel_wise=True))
+    if recipe.crop == "random":
+        steps.append(SpatialPadd(every, spatial_size=recipe.size))
+    return Compose(steps)
+
+
+def foreground(stack: Tensor) -> Tensor:
+    """Where there is something."""
+    return stack > 0
+
+
+def framed(
+    volumes: Mapping[str, Volume], recipe: VolumeRecipe
+) -> tuple[Stack, tuple[int, int, int]]:
+    """The stack of a patient's volumes in their order, (S, i, j, k), and the lengths of what was
+    there to crop from.
+
+    i, j, k are the recipe's size; with ``random`` crops they are at least that.
+    """
+    named: dict[Any, Any] = {
+        name: MetaTensor(torch.from_numpy(v.voxels)[None], affine=torch.from_numpy(v.affine))
+        for name, v in volumes.items()
+    }
+    out = framing(recipe, list(volumes))(named)
+    whole = out[STACK]
+    if recipe.crop != "random":
+        # Not a step of ``framing``: what is cut away shall be told.
+        cut = ResizeWithPadOrCropd(STACK, spatial_size=recipe.size)({STACK: whole})[STACK]
+    else:
+        cut = whole
+    i, j, k = (int(n) for n in whole.shape[1:])
+    return np.asarray(cut.numpy(), dtype=np.float16), (i, j, k)
+
+
+def augmentation(augment: VolumeAugment) -> Compose:
+    """MONAI's random transforms for stacks; the caller seeds them."""
+    steps: list[object] = []
+    if augment.flip:
+        steps += [RandFlipd(STACK, prob=0.5, spatial_axis=axis) for axis in range(3)]
+    if augment.intensity:
+        each = {"prob": 1.0, "channel_wise": True}
+        steps.append(RandScaleIntensityd(STACK, factors=augment.intensity, **each))
+        steps.append(RandShiftIntensityd(STACK, offsets=augment.intensity, **each))
+    return Compose(steps)
+
+
+def cropped(stack: Stack, size: Sequence[int], draw: np.random.RandomState | None) -> Tensor:
+    """A place of a stack, (S, *size) float32: drawn, or the middle without ``draw``.
+
+    Cut before it is widened: the rest of a memory-mapped stack is never read.
+    """
+    room = [n - wanted for n, wanted in zip(stack.shape[1:], size, strict=True)]
+    starts = [int(draw.randint(n + 1)) if draw is not None else n // 2 for n in room]
+    place = tuple(slice(a, a + n) for a, n in zip(starts, size, strict=True))
+    return torch.from_numpy(stack[(slice(None), *place)].astype(np.float32))
