@@ -15,8 +15,8 @@ from polyclinic.study import FieldRule
 
 BLANK = frozenset({"", "na", "n/a", "nan", "null", "none", ".", "-", "<na>"})
 # Why a value is set aside: reason codes of ``polyclinic.data.quarantine.REASONS``.
-IMPOSSIBLE, UNKNOWN = "impossible_value", "unknown_category"
-SET_ASIDE = frozenset({IMPOSSIBLE, UNKNOWN})
+IMPOSSIBLE, UNKNOWN, UNKNOWN_UNIT = "impossible_value", "unknown_category", "unknown_unit"
+SET_ASIDE = frozenset({IMPOSSIBLE, UNKNOWN, UNKNOWN_UNIT})
 # What a value that is there was made of.
 LIMIT, INTERVAL = "limit", "interval"
 REMARKS = {

@@ -74,7 +74,17 @@ def requests(settings: SiteSettings, study: Study, manifest: Manifest) -> list[R
     ids = tuple(p.key for p in manifest.patients)
     cache = Path(settings.cache) if settings.cache else None
     return [
-        Request(m, study.modalities[m], source.modalities[m], root, key, ids, study.seed, cache)
+        Request(
+            name=m,
+            modality=study.modalities[m],
+            source=source.modalities[m],
+            root=root,
+            key=key,
+            ids=ids,
+            seed=study.seed,
+            cache=cache,
+            manifest=source.manifest,
+        )
         for m in shared
     ]
 

@@ -69,6 +69,7 @@ class Request:
         seed: of the study, for what a reader draws.
         cache: folder for decoded files; ``None`` decodes anew each time.
         tick: called with a number of patients that were read, for a progress bar.
+        manifest: of the cohort, for kinds that need a column of it.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Request:
     seed: int = 0
     cache: Path | None = None
     tick: Callable[[int], None] = field(default=lambda patients: None, repr=False)
+    manifest: str = "manifest.csv"
 
 
 @dataclass(frozen=True)

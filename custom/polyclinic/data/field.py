@@ -1,14 +1,19 @@
 """Which column each feature of a panel is read from, and how."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from polyclinic.data.cell import PLAIN, read_cell
+import numpy as np
+import numpy.typing as npt
+
+from polyclinic.data.cell import IMPOSSIBLE, PLAIN, SET_ASIDE, read_cell
 from polyclinic.data.column import FieldFact, Request
 from polyclinic.data.units import SAME, Conversion, declared_conversion
 from polyclinic.errors import DataError
 from polyclinic.study import FieldRule
 
+Doubles = npt.NDArray[np.float64]
 # Distinct cells of one column that are kept with their numbers; typical tables have far fewer.
 REMEMBERED = 1 << 16
 # Values set aside before a column can count as wrong as a whole: no small group decides.
@@ -59,13 +64,55 @@ class CellReader:
         return found
 
 
+def read_column(
+    cells: Sequence[str] | Doubles, reader: CellReader
+) -> tuple[Doubles, Counter[str], list[tuple[int, str]]]:
+    """Numbers (n,) of a column, causes that are not "", and place and reason of what was set aside.
+
+    Cells that the file stores as numbers are taken at once.
+    """
+    field = reader.field
+    if isinstance(cells, np.ndarray) and field.rule.reads == "number":
+        return _bounded(cells, field)
+    texts = [_spelled(v) for v in cells.tolist()] if isinstance(cells, np.ndarray) else cells
+    pairs = [reader(c) for c in texts]
+    causes = Counter(cause for _, cause in pairs)
+    del causes[""]
+    aside = []
+    if SET_ASIDE & set(causes):
+        aside = [(i, cause) for i, (_, cause) in enumerate(pairs) if cause in SET_ASIDE]
+    return np.array([v for v, _ in pairs], dtype=np.float64), causes, aside
+
+
+def _spelled(value: float) -> str:
+    """A stored number as the text that a CSV would hold; "" for null."""
+    return "" if value != value else repr(value)
+
+
+def _bounded(cells: Doubles, field: Field) -> tuple[Doubles, Counter[str], list[tuple[int, str]]]:
+    """Stored numbers in the study's unit, NaN where the study calls them impossible."""
+    values = field.conversion.factor * cells + field.conversion.offset
+    low = -np.inf if field.rule.low is None else field.rule.low
+    high = np.inf if field.rule.high is None else field.rule.high
+    blank, infinite = np.isnan(values), np.isinf(values)
+    outside = ~blank & ~infinite & ((values < low) | (values > high))
+    causes = Counter(blank=int(blank.sum()), infinite=int(infinite.sum()))
+    rows = [(row, IMPOSSIBLE) for row in np.flatnonzero(outside).tolist()]
+    causes[IMPOSSIBLE] = len(rows)
+    values[outside | infinite] = np.nan
+    return values, +causes, rows
+
+
 def column_of(feature: str, rule: FieldRule | None) -> str:
     """The column of a feature: as its rule says, else the feature's own name."""
     return rule.column or feature if rule else feature
 
 
-def fields_of(request: Request) -> tuple[Field, ...]:
+def fields_of(request: Request, *, unit_by_row: bool = False) -> tuple[Field, ...]:
     """The panel of a modality in its order, with conversions.
+
+    Args:
+        unit_by_row: the table states a unit in each row, so that none is declared by column.
 
     Raises:
         DataError: a unit is not declared, or not one the study converts.
@@ -75,7 +122,7 @@ def fields_of(request: Request) -> tuple[Field, ...]:
     for feature in request.modality.features:
         rule = rules.get(feature)
         column = column_of(feature, rule)
-        conversion = declared_conversion(request, feature, column)
+        conversion = SAME if unit_by_row else declared_conversion(request, feature, column)
         found.append(Field(feature, column, rule or PLAIN, conversion))
     return tuple(found)
 

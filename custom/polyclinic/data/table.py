@@ -22,14 +22,14 @@ MAX_CELL = 1 << 24
 DELIMITERS = (",", ";", "\t", "|")
 PARQUET = frozenset({".parquet", ".pq"})
 # Longest marks first: the UTF-32 mark begins with the UTF-16 mark.
-_MARKS = (
+MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def decode(raw: bytes) -> str:
     Raises:
         DataRejected: undecodable, or with NUL or other control characters.
     """
-    marks = [(mark, name) for mark, name in _MARKS if raw.startswith(mark)]
+    marks = [(mark, name) for mark, name in MARKS if raw.startswith(mark)]
     mark, encoding = marks[0] if marks else (b"", "utf-8")
     body = raw[len(mark) :]
     try:
@@ -131,7 +131,7 @@ def decode(raw: bytes) -> str:
                 remedy="export the table again as UTF-8",
             ) from None
         text = raw.decode("latin-1")
-    found = _CONTROL.search(text)
+    found = CONTROL.search(text)
     if found:
         raise refused(
             "control_characters",
@@ -152,7 +152,7 @@ def _cells(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, cells
 
 
-def _header(text: str, delimiter: str) -> tuple[str, ...]:
+def header_of(text: str, delimiter: str) -> tuple[str, ...]:
     """The header as this delimiter reads it; empty when it cannot."""
     try:
         return tuple(c.strip() for c in next(_cells(text, delimiter), (0, []))[1])
@@ -160,9 +160,9 @@ def _header(text: str, delimiter: str) -> tuple[str, ...]:
         return ()
 
 
-def _delimiter(text: str, keys: tuple[str, ...]) -> str:
+def delimiter_of(text: str, keys: tuple[str, ...]) -> str:
     """The delimiter that shows a key column and the most columns; "" when none shows a key."""
-    headers = {d: _header(text, d) for d in DELIMITERS}
+    headers = {d: header_of(text, d) for d in DELIMITERS}
     showing = [d for d in DELIMITERS if set(keys) & set(headers[d])]
     return max(showing, key=lambda d: len(headers[d])) if showing else ""
 
@@ -174,10 +174,10 @@ def parse(raw: bytes, keys: tuple[str, ...]) -> TextTable:
         DataRejected: see ``polyclinic.data.quarantine.TABLE_REASONS``.
     """
     text = decode(raw)
-    delimiter = _delimiter(text, keys)
+    delimiter = delimiter_of(text, keys)
     if not delimiter:
         raise missing_key(raw, keys)
-    header = _header(text, delimiter)
+    header = header_of(text, delimiter)
     require_distinct(header, raw)
     return TextTable(header, delimiter, text, raw)
 

@@ -10,14 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from polyclinic.data.cell import IMPOSSIBLE, REMARKS, SET_ASIDE, number
-from polyclinic.data.field import Field
+from polyclinic.data.cell import REMARKS, SET_ASIDE, number
+from polyclinic.data.field import Doubles, Field, read_column
 from polyclinic.data.identity import as_id
 from polyclinic.data.parquet import encoded, faults, read_parquet
 from polyclinic.data.table import PARQUET, TextTable, parse, read_bytes
 
 Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -174,33 +173,17 @@ def _from_parquet(path: Path, key: str, fields: Sequence[Field]) -> ValueTable:
 def _column(stored: Any, asked: Field, place: int, findings: Findings) -> Doubles:
     """One parquet column as float64, NaN where it is null or no number."""
     kind = stored.type
-    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    if asked.rule.reads == "number" and (numeric or pa.types.is_boolean(kind)):
-        numbers = stored if numeric else stored.cast(pa.float64())
-        values = np.array(numbers.to_pandas(), dtype=np.float64)
-        return _bounded(values, asked, place, findings)
-    read = asked.reader(decimal_comma=False)
-    values, row = np.full(len(stored), np.nan), 0
-    for known, places in encoded(stored):
-        pairs = [read("" if v is None else str(v).strip()) for v in known]
-        for i in places:
-            values[row], cause = pairs[i] if i is not None else (np.nan, "blank")
-            findings.note(cause, row, place)
-            row += 1
-    return values
-
-
-def _bounded(values: Doubles, asked: Field, place: int, findings: Findings) -> Doubles:
-    """Stored numbers in the study's unit, NaN where the study calls them impossible."""
-    rule = asked.rule
-    findings.causes["blank"] += int(np.isnan(values).sum())
-    values = asked.conversion.factor * values + asked.conversion.offset
-    outside = np.zeros(values.shape, dtype=bool)
-    if rule.low is not None:
-        outside |= values < rule.low
-    if rule.high is not None:
-        outside |= values > rule.high
-    outside &= np.isfinite(values)
-    findings.flaws += [Flaw(row, place, IMPOSSIBLE) for row in np.flatnonzero(outside).tolist()]
-    values[outside] = np.nan
+    if pa.types.is_boolean(kind) and asked.rule.reads == "number":
+        stored, kind = stored.cast(pa.float64()), pa.float64()
+    cells: list[str] | Doubles
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        cells = np.array(stored.to_pandas(), dtype=np.float64)
+    else:
+        cells = []
+        for known, places in encoded(stored):
+            texts = ["" if v is None else str(v).strip() for v in known]
+            cells += ["" if i is None else texts[i] for i in places]
+    values, causes, aside = read_column(cells, asked.reader(decimal_comma=False))
+    findings.causes.update({c: n for c, n in causes.items() if c not in SET_ASIDE})
+    findings.flaws += [Flaw(row, place, reason) for row, reason in aside]
     return values
