@@ -69,11 +69,31 @@ def test_a_folder_of_sites_stands_for_its_sites(
     }
 
 
+def test_missing_scores_the_same_patients_with_a_modality_hidden(
+    consortium: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    words = ["--workers", "1", "--missing", "wsi:0,1"]
+    assert compare(consortium, out, *words, methods="local") == 0
+
+    result = json.loads(out.read_text(encoding="utf-8"))
+    value = {
+        (r["site"], r["test"]): r["value"] for r in result["records"] if r["metric"] == "brier"
+    }
+    for site in ("site-1", "site-2", "site-3"):
+        for test in ("own", "pooled"):
+            whole, none = (value[site, f"{test}, wsi {rate} % missing"] for rate in (0, 100))
+            assert whole == value[site, test]
+            assert (none == whole) == (site == "site-3")  # which holds no slides
+    assert result["settings"]["missing"] == {"modality": "wsi", "rates": [0.0, 1.0]}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--sites", "nowhere"], "polyclinic.yaml"),
         (["--methods", "fedmn"], "fedmn"),
+        (["--missing", "mri:0,1"], "metadata"),
     ],
 )
 def test_bad_input_is_exit_code_4_and_one_sentence(

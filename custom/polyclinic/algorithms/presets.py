@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from polyclinic.algorithms import fedavg, fedmm, local, multi_fedavg
+from polyclinic.algorithms import cxr_metadata, fedavg, fedmm, local, multi_fedavg
 from polyclinic.algorithms.base import Client, Server
 from polyclinic.study import Kind, Study
 
@@ -68,6 +68,23 @@ SMALL: dict[str, Any] = {
 }
 GENTLE: dict[str, Any] = {"epochs": 1, "class_balance": True, "head_hidden": 0}
 LATE_FUSION: dict[str, Any] = {"unimodal_heads": True, "fusion": "unimodal"}
+
+# What the ways of joining films and metadata share, so that they differ in that alone; the small
+# network of a film trained from its start wants larger steps than a large one that was taught.
+FILMS: dict[str, Any] = {"batch_size": 32, "lr": 1e-3, "class_balance": True}
+
+
+def _films(summary: str, mode: str, joining: str = "gated") -> Method:
+    """A way of reading films with metadata."""
+    how = {"mode": mode, "joining": joining}
+    return Method(
+        summary=summary,
+        client=cxr_metadata.Client,
+        server=cxr_metadata.Server,
+        client_args={**FILMS, **how},
+        server_args=how,
+    )
+
 
 METHODS: dict[str, Method] = {
     "local": Method(
@@ -187,4 +204,11 @@ METHODS: dict[str, Method] = {
         most_rounds=10,
         **SMALL,
     ),
+    "cxr_image_only": _films("films alone", "image_only"),
+    "cxr_early": _films("metadata written beside the pixels", "early"),
+    "cxr_late": _films("mean of what films and metadata say each", "late"),
+    "cxr_gated": _films("metadata added to the film's latent through a gate", "joint"),
+    "cxr_concat": _films("latents side by side", "joint", "concat"),
+    "cxr_mean": _films("mean of the latents", "joint", "mean"),
+    "cxr_isolated": _films("as cxr_gated; the film's encoder learns nothing of it", "isolated"),
 }

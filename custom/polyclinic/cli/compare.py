@@ -12,6 +12,7 @@ import typer
 from polyclinic.algorithms.presets import Method
 from polyclinic.cli import output
 from polyclinic.comparison.experiment import Plan, chosen_methods, run_plan, site_folders
+from polyclinic.comparison.missing import Missing, parse_missing
 from polyclinic.errors import StudyError
 from polyclinic.evaluation.summary import summarise
 from polyclinic.jobs import load_job
@@ -67,6 +68,9 @@ def compare(
     out: Annotated[Path | None, typer.Option("--json", help="Write records and summary.")] = None,
     study: Annotated[Path | None, typer.Option(help="study.json, if not beside the sites.")] = None,
     job: Annotated[Path | None, typer.Option(help="Also compare this job's algorithm.")] = None,
+    missing: Annotated[
+        str, typer.Option(help="Also score with a modality hidden, as metadata:0,0.5,1.")
+    ] = "",
     workers: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 2,
     format: output.FormatOption = "txt",  # noqa: A002
 ) -> None:
@@ -80,7 +84,8 @@ def compare(
     chosen = chosen_methods([m.strip() for m in methods.split(",") if m.strip()])
     chosen |= job_method(job) if job else {}
     agreed = find_study(folders, study, job)
-    plan = Plan(folders, agreed, chosen, repeats, rounds, seed, workers)
+    hidden = parse_missing(missing, agreed) if missing else None
+    plan = Plan(folders, agreed, chosen, repeats, rounds, seed, workers, missing=hidden)
     with output.progress("runs", len(plan.tasks())) as advance:
         records, seconds = run_plan(plan, advance)
     summary = summarise(records)
@@ -94,7 +99,7 @@ def compare(
         write_atomic(out, (json.dumps(result, indent=1) + "\n").encode())
     output.emit(
         {k: v for k, v in result.items() if k != "records"},
-        text=lambda: print_summary(summary),
+        text=lambda: print_summary(summary, hidden),
         format=format,
     )
 
@@ -134,6 +139,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
         "rounds": plan.rounds,
         "seed": plan.seed,
         "study": plan.study.name,
+        "missing": dataclasses.asdict(plan.missing) if plan.missing else None,
         "methods": methods,
     }
 
@@ -146,8 +152,8 @@ def _described(half: object) -> dict[str, Any]:
     return {"path": path, "args": {f: getattr(half, f) for f in fields}}
 
 
-def print_summary(summary: dict[str, Any]) -> None:
-    """AUROC by method: over sites with interval, and per site."""
+def print_summary(summary: dict[str, Any], missing: Missing | None = None) -> None:
+    """AUROC by method: over sites with interval, per site, and with a modality missing."""
     for test, title in (
         ("pooled", "all sites' test patients, the site's modalities"),
         ("own", "each site's own test patients"),
@@ -161,6 +167,20 @@ def print_summary(summary: dict[str, Any]) -> None:
         output.table(f"AUROC on {title}", columns, rows)
         by_site = [[name, *_site_means(entry, sites)] for name, entry in found.items()]
         output.table("by site", ["method", *sites], by_site)
+        if missing is not None:
+            print_missing(summary, test, missing)
+
+
+def print_missing(summary: dict[str, Any], test: str, missing: Missing) -> None:
+    """AUROC by method and share of patients without the modality; mean over sites."""
+    names = [missing.name(test, rate) for rate in missing.rates]
+    found = [summary.get(name, {}).get("auroc", {}) for name in names]
+    rows: list[list[object]] = [
+        [method, *(entry.get(method, {}).get("mean", float("nan")) for entry in found)]
+        for method in found[0]
+    ]
+    columns = ["method", *(f"{rate:.0%}" for rate in missing.rates)]
+    output.table(f"by share of patients without '{missing.modality}'", columns, rows)
 
 
 def _row(name: str, entry: dict[str, Any]) -> list[object]:

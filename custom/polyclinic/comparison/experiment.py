@@ -17,6 +17,7 @@ from polyclinic.algorithms import presets
 from polyclinic.algorithms.base import Client, Server
 from polyclinic.algorithms.presets import Method
 from polyclinic.comparison.federation import run_federation
+from polyclinic.comparison.missing import Missing
 from polyclinic.data.batch import Patients, SplitName
 from polyclinic.data.cohort import Cohort, merge, open_cohort
 from polyclinic.errors import PolyclinicError, StudyError
@@ -39,6 +40,7 @@ class Plan:
         methods: by name.
         seed: repeat r splits the patients and draws the weights by ``seed + r``.
         scored: patients that are scored; choices are made on ``validation``, never on ``test``.
+        missing: what is hidden, besides, from the patients that are scored.
     """
 
     sites: tuple[Path, ...]
@@ -49,6 +51,7 @@ class Plan:
     seed: int
     workers: int = 2
     scored: SplitName = "test"
+    missing: Missing | None = None
 
     def tasks(self) -> list[tuple[str, int]]:
         """Method and repeat of every run."""
@@ -110,11 +113,12 @@ def run_method(
     rounds: int,
     seed: int,
     scored: SplitName = "test",
+    missing: Missing | None = None,
 ) -> Iterator[tuple[str, str, dict[str, float]]]:
     """Train one method once; site, test (``own`` or ``pooled``) and scores.
 
     ``pooled``: all sites' scored patients, restricted to the site's modalities, with the
-    evaluation-only ones readable.
+    evaluation-only ones readable. ``missing`` adds both with patients' modalities hidden.
     """
     rounds = method.rounds(rounds)
     drawn = method.adapted(study.model_copy(update={"seed": seed}))
@@ -133,6 +137,8 @@ def run_method(
             "own": patients,
             "pooled": merge(whole, patients.modalities),
         }
+        if missing is not None:
+            tests |= missing.grid(tests, seed)
         for test, tested in tests.items():
             found = client.predict(tested, *trained[site], scored)
             yield site, test, scores(found["probability"], found["label"], study.task.names)
@@ -174,7 +180,9 @@ class _Worker:
     def run(self, name: str, repeat: int) -> list[Record]:
         start, plan = time.perf_counter(), self.plan
         method, seed = plan.methods[name], plan.seed + repeat
-        found = run_method(self.cohorts, plan.study, method, plan.rounds, seed, plan.scored)
+        found = run_method(
+            self.cohorts, plan.study, method, plan.rounds, seed, plan.scored, plan.missing
+        )
         records: list[Record] = []
         for site, test, values in found:
             head = {"method": name, "site": site, "repeat": repeat, "test": test}
