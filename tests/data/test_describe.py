@@ -14,7 +14,7 @@ def test_patterns_name_what_a_patient_carries() -> None:
         "a": torch.tensor([True, True, False, False]),
         "b": torch.tensor([True, True, True, False]),
     }
-    assert patterns(present) == {"a+b": 2, "b": 1, "none": 1}
+    assert patterns(present, torch.arange(4)) == {"a+b": 2, "b": 1, "none": 1}
 
 
 def test_missingness_is_over_patients_that_carry_the_modality() -> None:

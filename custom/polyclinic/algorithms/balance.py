@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from polyclinic.evaluation.metrics import scores
 from polyclinic.models.multimodal import Output
 from polyclinic.objectives.miles import multipliers, utilisation
 from polyclinic.objectives.task import probabilities
+from polyclinic.study import Task
 from polyclinic.training import EVALUATION_BATCH, LocalTraining
 
 MODALITY = "modality"
@@ -87,7 +90,7 @@ def modality_scores(
     be compared on unlike patients. S_{all-m} of two modalities is that of the other one's own head
     where it has one; else that of the joint head with m hidden.
     """
-    names, labels = patients.modalities, []
+    task, names, labels = patients.study.task, patients.modalities, []
     logits: dict[str, list[Tensor]] = {m: [] for m in ("", *names)}
     with torch.no_grad():
         for batch in patients.batches(split, EVALUATION_BATCH):
@@ -104,13 +107,18 @@ def modality_scores(
         return None
     label = torch.cat(labels).cpu().numpy()
     found = {
-        m: scores(probabilities(torch.cat(parts)).cpu().numpy(), label).get("auroc")
+        m: scores(_probabilities(parts, task), label, task.names).get("auroc")
         for m, parts in logits.items()
     }
     defined = {m: s for m, s in found.items() if s is not None}
     if len(defined) < len(found):
         return None
     return defined.pop(""), defined
+
+
+def _probabilities(logits: list[Tensor], task: Task) -> npt.NDArray[np.float32]:
+    found = probabilities(torch.cat(logits), multi_label=task.multi_label)
+    return np.asarray(found.cpu())
 
 
 def _without(

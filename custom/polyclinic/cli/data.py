@@ -171,7 +171,8 @@ def _message(message: str, remedy: str) -> str:
 
 
 def _print_description(data: Mapping[str, Any]) -> None:
-    said = {k: data[k] for k in ("site", "cohort", "patients", "minimum_cell")}
+    wanted = ("site", "cohort", "patients", "records", "minimum_cell")
+    said = {k: data[k] for k in wanted if k in data}
     output.table("", ["cohort", ""], [[k, v] for k, v in said.items()])
     output.table("splits", ["split", "patients"], list(data["splits"].items()))
     output.table("who carries what", ["modalities", "patients"], list(data["patterns"].items()))

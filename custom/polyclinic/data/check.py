@@ -8,10 +8,10 @@ import torch
 
 from polyclinic.data.cohort import Cohort, Records, assemble, cohort_of, requests
 from polyclinic.data.column import Reading, Request, Summarised, kind_reader
+from polyclinic.data.labels import most_rows
 from polyclinic.data.manifest import Manifest, read_manifest
+from polyclinic.data.prevalence import lacking, prevalence, worded
 from polyclinic.data.quarantine import REASONS, QuarantineReport
-from polyclinic.data.split import SPLIT_NAMES
-from polyclinic.data.suppression import suppressed
 from polyclinic.data.vector import VectorColumn
 from polyclinic.errors import DataError
 from polyclinic.settings import SiteSettings
@@ -85,16 +85,18 @@ def check_cohort(
         asked = requests(settings, study, manifest)
     except DataError as error:
         return CheckReport(settings.site, study.name, (failed("readability", error),))
-    findings = [Finding("readability", "ok", f"manifest of {manifest.rows} rows")]
+    several = f", records of {manifest.people} patients" if source.record_column else ""
+    findings = [Finding("readability", "ok", f"manifest of {manifest.rows} rows{several}")]
     readings: dict[str, Reading] = {}
     for request in (replace(r, tick=tick) for r in asked):
         try:
             readings[request.name] = kind_reader(request.modality.kind).read(request)
         except DataError as error:
             findings.append(failed("readability", error, request.name))
+    rows = settings.minimum_cell * most_rows(manifest.owners)
     for request in asked:
         if request.name in readings:
-            findings += _modality(request, readings[request.name], settings.minimum_cell)
+            findings += _modality(request, readings[request.name], rows)
     records = assemble(manifest, readings)
     findings += [*_identity(manifest, readings), _quarantine(records.report, settings)]
     facts: dict[str, Any] = {"quarantine": dict(records.report.counts)}
@@ -168,7 +170,7 @@ def _identity(manifest: Manifest, readings: dict[str, Reading]) -> Iterable[Find
     }
     for check, (count, what, name) in counts.items():
         level: Level = "failed" if count else "ok"
-        remedy = "keep one row per patient, in one split" if count else ""
+        remedy = "keep one row per patient (or record), in one split" if count else ""
         yield Finding(check.split()[0], level, f"{count} {what}", name, remedy)
     if manifest.twins:
         level = "failed" if manifest.parts_twins else "warning"
@@ -192,25 +194,19 @@ def _quarantine(report: QuarantineReport, settings: SiteSettings) -> Finding:
 def _labels(
     settings: SiteSettings, records: Records, study: Study, facts: dict[str, Any]
 ) -> Iterable[Finding]:
-    """Prevalence by split, over patients that carry a modality the site trains on."""
+    """Prevalence by split, in patients that carry a modality the site trains on."""
     if not records.readings:
         return
     cohort: Cohort = cohort_of(settings, records, study)
-    train = cohort.labels("train")
-    absent = [c for i, c in enumerate(study.task.classes) if not (train == i).any()]
+    absent = lacking(cohort)
     if not cohort.size("train"):
         yield Finding("labels", "failed", "no training patients", remedy="check the manifest")
     elif absent:
         message = f"no training patient of: {', '.join(absent)}; AUROC cannot be told"
         yield Finding("labels", "warning", message)
-    prevalence: dict[str, dict[str, int | str]] = {}
-    for split in (s for s in SPLIT_NAMES if cohort.size(s)):
-        labels = cohort.labels(split)
-        counts = {c: int((labels == i).sum()) for i, c in enumerate(study.task.classes)}
-        prevalence[split] = suppressed(counts, settings.minimum_cell)
-        told = ", ".join(f"{c} {n}" for c, n in prevalence[split].items())
-        yield Finding("labels", "ok", f"{split}: {told}")
-    facts["prevalence"] = prevalence
+    facts["prevalence"] = prevalence(cohort.selection)
+    for split, counts in facts["prevalence"].items():
+        yield Finding("labels", "ok", f"{split}: {worded(counts)}")
     facts["minimum_cell"] = settings.minimum_cell
 
 

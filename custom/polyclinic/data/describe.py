@@ -9,6 +9,7 @@ from torch import Tensor
 from polyclinic.data.bag import BagColumn
 from polyclinic.data.cohort import Cohort
 from polyclinic.data.column import Column, Summarised
+from polyclinic.data.labels import different, most_rows
 from polyclinic.data.split import SPLIT_NAMES
 from polyclinic.data.suppression import cell, suppressed
 from polyclinic.data.vector import VectorColumn
@@ -17,39 +18,52 @@ SHOWN_FIELDS = 10
 
 
 def describe_cohort(cohort: Cohort) -> dict[str, Any]:
-    """Patients by split and presence pattern, and per modality shape and missingness; JSON-able."""
+    """Patients by split and presence pattern, and per modality shape and missingness; JSON-able.
+
+    Where patients have several records, patients are counted; a patient whose records carry
+    different modalities is in several patterns.
+    """
     minimum = cohort.minimum_cell
     records, study = cohort.records, cohort.study
+    owners = records.manifest.owners
+    people = different(owners)
+    several = {"records": len(owners) if people >= minimum else f"<{minimum}"}
+    # So many rows are of a smallest cell of patients, whoever they are.
+    rows = minimum * most_rows(owners)
     present = {m: r.column.present for m, r in sorted(records.readings.items())}
     held = set(cohort.modalities)
     return {
         "site": cohort.site,
         "cohort": study.name,
         "minimum_cell": minimum,
-        "patients": cell(len(records.manifest.patients), minimum),
-        "splits": suppressed({s: cohort.size(s) for s in SPLIT_NAMES if cohort.size(s)}, minimum),
-        "patterns": suppressed(patterns(present), minimum),
+        "patients": cell(people, minimum),
+        **(several if cohort.settings.cohort(study.name).record_column else {}),
+        "splits": suppressed(
+            {s: cohort.distinct(s) for s in SPLIT_NAMES if cohort.size(s)}, minimum
+        ),
+        "patterns": suppressed(patterns(present, owners), minimum),
         "quarantine": dict(records.report.counts),
         "modalities": {
             m: {
                 "kind": study.modalities[m].kind,
                 "width": study.modalities[m].width,
-                "patients": cell(int(there.sum()), minimum),
+                "patients": cell(different(owners[there]), minimum),
                 "trained_on": m in held,
-                **_details(records.readings[m].column, study.modalities[m].features, minimum),
+                **_details(records.readings[m].column, study.modalities[m].features, rows),
             }
             for m, there in present.items()
         },
     }
 
 
-def patterns(present: dict[str, Tensor]) -> dict[str, int]:
+def patterns(present: dict[str, Tensor], owners: Tensor) -> dict[str, int]:
     """Patients by the modalities they carry, such as ``cnv+wsi``; most frequent first."""
     names = list(present)
     table = torch.stack([present[m] for m in names], dim=1).tolist()  # (P, M)
-    found = Counter(
+    each = [
         "+".join(m for m, there in zip(names, row, strict=True) if there) or "none" for row in table
-    )
+    ]
+    found = Counter(pattern for pattern, _ in set(zip(each, owners.tolist(), strict=True)))
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 

@@ -91,6 +91,11 @@ def people_of(labels: Tensor, owners: Tensor, task: Task) -> Tensor:
     return torch.tensor([different(owners[labels == c]) for c in range(len(task.classes))])
 
 
+def most_rows(owners: Tensor) -> int:
+    """The largest number of rows that one patient has; 1 when nobody has any."""
+    return int(torch.bincount(owners).max()) if owners.numel() else 1
+
+
 def different(owners: Tensor) -> int:
     """How many different patients there are among these numbers of patients."""
     return len(set(owners.tolist()))

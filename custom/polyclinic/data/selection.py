@@ -71,6 +71,10 @@ class Selection:
         rows = self._those(split, modality)
         return people_of(self.all_labels[rows], self.owners[rows], self.study.task)
 
+    def owners_of(self, split: SplitName) -> Tensor:
+        """Number of the patient of each row of a split, in its fixed order; (n,) int64."""
+        return self.owners[self._rows[split]]
+
     def _those(self, split: SplitName, modality: str | None) -> Tensor:
         """Rows of a split, or of those that carry a modality; none of one that is not read."""
         rows = self._rows[split]
