@@ -5,6 +5,7 @@ one copy through a pipe. When it crashes or hangs, that film is refused and the 
 new process.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -28,15 +29,21 @@ FRAME = struct.Struct(">LQ")
 READY = b"ready"
 START_SECONDS = 120.0
 # A film is given up after this: the slowest codec takes 1 s for a million pixels on a busy core.
-BASE_SECONDS, SECONDS_PER_PIXEL = 10.0, 5e-6
+BASE_SECONDS, SECONDS_PER_PIXEL = 5.0, 5e-6
 DTYPES = frozenset({"|u1", "|i1", "<u2", "<i2", "<u4", "<i4"})
 MAX_ANSWER_WORDS = 4096
 
 
 class Decoder:
-    """One process that decodes, used by one thread at a time."""
+    """One process that decodes, used by one thread at a time.
 
-    def __init__(self) -> None:
+    Args:
+        program: that the process runs.
+        seconds: that any film may take, beside ``SECONDS_PER_PIXEL``.
+    """
+
+    def __init__(self, program: Path = CODEC, seconds: float = BASE_SECONDS) -> None:
+        self._program, self._seconds = program, seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
         self._lock = threading.Lock()
@@ -53,7 +60,7 @@ class Decoder:
             Flaw: with a reason code; also when the codec crashed or took too long.
             SiteError: the process cannot be started.
         """
-        seconds = BASE_SECONDS + SECONDS_PER_PIXEL * asked["rows"] * asked["columns"]
+        seconds = self._seconds + SECONDS_PER_PIXEL * asked["rows"] * asked["columns"]
         with self._lock:
             process = self._running()
             try:
@@ -74,7 +81,7 @@ class Decoder:
         process = self._process
         if process is not None and self._owner == os.getpid() and process.poll() is None:
             return process
-        self._process, self._owner = _started(), os.getpid()
+        self._process, self._owner = _started(self._program), os.getpid()
         return self._process
 
     def _stop(self) -> None:
@@ -89,7 +96,7 @@ class Decoder:
         process.wait()
 
 
-def _started() -> subprocess.Popen[bytes]:
+def _started(program: Path) -> subprocess.Popen[bytes]:
     """A process that said it is ready.
 
     Raises:
@@ -97,7 +104,7 @@ def _started() -> subprocess.Popen[bytes]:
     """
     process = subprocess.Popen(
         # -P: its folder has modules named like those of other packages.
-        [sys.executable, "-P", str(CODEC)],
+        [sys.executable, "-P", str(program)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -178,3 +185,4 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 DECODER = Decoder()
+atexit.register(DECODER.close)
