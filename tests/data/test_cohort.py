@@ -1,3 +1,5 @@
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
@@ -165,14 +167,16 @@ def test_a_site_with_nothing_to_train_on_is_told(hospital) -> None:
         hospital.open()
 
 
-def test_an_unknown_cohort_and_a_kind_without_reader_are_told(hospital) -> None:
+def test_an_unknown_cohort_and_a_kind_without_reader_are_told(hospital, monkeypatch) -> None:
     hospital.vector("v", dict.fromkeys(hospital.patients(8), (1, 2, 3)))
     other = hospital.study().model_copy(update={"name": "elsewhere"})
     with pytest.raises(SiteError, match="'elsewhere'"):
         open_cohort(hospital.settings(), other)
-    hospital.modalities["v"]["kind"] = "series"
-    hospital.study_modalities["v"]["kind"] = "series"
-    with pytest.raises(StudyError, match="'series'"):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: found(name) if "vector" not in name else None
+    )
+    with pytest.raises(StudyError, match="'vector'"):
         hospital.open()
 
 
