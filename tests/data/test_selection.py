@@ -1,3 +1,7 @@
+import threading
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -103,3 +107,74 @@ def test_union_refuses_patients_of_different_studies() -> None:
     other = STUDY.model_copy(update={"seed": 1})
     with pytest.raises(StudyError, match="2 studies"):
         union([selection(), selection(study=other)], ["a"], "all")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A column of random numbers; the threads that made its batches are written down."""
+
+    patients: int
+    made_by: list[str]
+    fails_at: int = -1
+    costly: ClassVar[bool] = True
+
+    @property
+    def present(self) -> torch.Tensor:
+        return torch.ones(self.patients, dtype=torch.bool)
+
+    def prepared(self, train: torch.Tensor) -> "Drawn":
+        return self
+
+    def collate(self, rows, generator=None):
+        self.made_by.append(threading.current_thread().name)
+        if self.fails_at in rows.tolist():
+            raise StudyError(expected="a row", got="another", remedy="mend it")
+        inputs = torch.rand((rows.numel(), 1), generator=generator) if generator else rows[:, None]
+        return inputs, torch.ones((rows.numel(), 1), dtype=torch.bool)
+
+
+class Cheap(Drawn):
+    costly: ClassVar[bool] = False
+
+
+def drawn(column: Drawn) -> Selection:
+    return replace(selection(patients=column.patients), columns={"a": column})
+
+
+def ahead_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("polyclinic-ahead")]
+
+
+def test_costly_batches_are_made_by_one_other_thread_and_cheap_ones_are_not() -> None:
+    costly, cheap = Drawn(9, []), Cheap(9, [])
+    for column in (costly, cheap):
+        whole = torch.cat([b.inputs["a"][:, 0] for b in drawn(column).batches("train", 2)])
+        assert whole.tolist() == list(range(9))
+    here = threading.current_thread().name
+    assert set(cheap.made_by) == {here}
+    assert len(set(costly.made_by)) == 1
+    assert here not in costly.made_by
+    assert ahead_threads() == []
+
+
+def test_the_first_epoch_of_costly_batches_is_the_same_whatever_the_consumer_draws() -> None:
+    def first(numbers: int) -> list[float]:
+        generator, found = torch.Generator().manual_seed(3), []
+        for batch in drawn(Drawn(9, [])).batches("train", 2, generator):
+            found += batch.inputs["a"][:, 0].tolist()
+            torch.rand(numbers, generator=generator)
+        return found
+
+    assert first(1) == first(100)
+
+
+def test_breaking_off_leaves_no_thread_and_an_error_reaches_the_consumer() -> None:
+    next(iter(drawn(Drawn(50, [])).batches("train", 2)))
+    for _ in drawn(Drawn(50, [])).batches("train", 2):
+        break
+    assert ahead_threads() == []
+    batches = drawn(Drawn(9, [], fails_at=4)).batches("train", 2)
+    assert [next(batches).size, next(batches).size] == [2, 2]
+    with pytest.raises(StudyError, match="a row"):
+        next(batches)
+    assert ahead_threads() == []

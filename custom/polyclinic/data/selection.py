@@ -9,6 +9,7 @@ from torch import Tensor
 from polyclinic.data.batch import Batch, SplitName
 from polyclinic.data.column import Column, kind_reader, rows_of
 from polyclinic.data.labels import different, people_of
+from polyclinic.data.prefetch import ahead
 from polyclinic.data.split import SPLIT_NAMES
 from polyclinic.errors import StudyError
 from polyclinic.study import Study
@@ -93,7 +94,7 @@ class Selection:
         """Batches of a split: shuffled by ``generator``, or in fixed order when it is None.
 
         A last batch of a single patient joins the one before it, for layers that normalise
-        over a batch.
+        over a batch. With a costly column a thread makes the next batches while one is used.
         """
         rows = self._rows[split]
         if generator is not None:
@@ -103,8 +104,14 @@ class Selection:
         starts = list(range(0, rows.numel(), batch_size))
         if len(starts) > 1 and rows.numel() - starts[-1] == 1:
             starts.pop()
-        for start, end in zip(starts, [*starts[1:], rows.numel()], strict=True):
-            yield self._batch(rows[start:end], generator)
+        ends = [*starts[1:], rows.numel()]
+        parts = [rows[start:end] for start, end in zip(starts, ends, strict=True)]
+        if any(getattr(c, "costly", False) for c in self.columns.values()):
+            jobs = zip(parts, _one_each(generator, len(parts)), strict=True)
+            yield from ahead(lambda job: self._batch(*job), jobs)
+            return
+        for part in parts:
+            yield self._batch(part, generator)
 
     def _batch(self, rows: Tensor, generator: torch.Generator | None) -> Batch:
         inputs, fields = {}, {}
@@ -123,6 +130,15 @@ class Selection:
         other = replace(self, columns=columns)
         object.__setattr__(other, "_rows", self._rows)
         return other
+
+
+def _one_each(generator: torch.Generator | None, count: int) -> Sequence[torch.Generator | None]:
+    """A generator for each batch, all seeded at once: what a batch draws then does not depend on
+    how far ahead it is made, nor on what the consumer draws meanwhile."""
+    if generator is None:
+        return [None] * count
+    seeds = torch.randint(1 << 62, (count,), generator=generator).tolist()
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def union(parts: Sequence[Selection], modalities: Sequence[str], site: str) -> Selection:
