@@ -159,3 +159,18 @@ def test_the_recommended_job_is_the_preset_on_the_study_of_fedmm() -> None:
     assert (job.client, job.server) == preset.halves()
     assert job.study == preset.adapted(literal.study)
     assert job.rounds == preset.most_rounds
+
+
+@pytest.mark.parametrize(
+    ("preset", "suffix"), [("gated", ""), ("image_only", "_image_only"), ("late", "_late")]
+)
+def test_the_jobs_of_films_and_metadata_are_presets_on_one_study(preset: str, suffix: str) -> None:
+    jobs = {folder.name: folder for folder in shipped()}
+    name = "cxr_metadata_nih_hannover"
+    job, first = load_job(jobs[name + suffix]), load_job(jobs[name])
+
+    assert (job.client, job.server) == METHODS[f"cxr_{preset}"].halves()
+    assert (job.study, job.rounds) == (first.study, first.rounds)
+    # A label among the features would be predicted from itself.
+    features = {f for m in job.study.modalities.values() for f in m.features}
+    assert not features & {"pneumonia", "view", "view_ap", "finding"}
