@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -106,7 +107,8 @@ def _batch(
     absent: float,
     signal: float,
 ) -> Batch:
-    labels = np.arange(n) % len(study.task.classes)
+    answers = _answers(n, study)
+    labels = answers if answers.ndim == 1 else answers[:, 0]
     there = draw.random((n, len(modalities))) >= absent
     there[~there.any(1), 0] = True
     inputs, fields, present = {}, {}, {}
@@ -116,7 +118,25 @@ def _batch(
         inputs[m] = torch.tensor(x, dtype=torch.float32)
         present[m] = torch.tensor(there[:, i])
         fields[m] = present[m][:, None].expand(inputs[m].shape).clone()
-    return Batch(inputs, fields, present, torch.tensor(labels))
+    return Batch(inputs, fields, present, torch.tensor(answers))
+
+
+def _answers(n: int, study: Study) -> npt.NDArray[np.generic]:
+    """Classes in turn, (n,); or of L labels every combination in turn, all known, (n, L)."""
+    if not study.task.multi_label:
+        return np.arange(n) % len(study.task.classes)
+    bits = np.arange(n)[:, None] >> np.arange(study.task.logits)
+    return (bits & 1).astype(np.float32)
+
+
+def not_knowing(hospital: Hospital, label: int) -> Hospital:
+    """The same hospital, which knows a label of nobody."""
+    splits = {}
+    for name, batch in hospital.splits.items():
+        labels = batch.labels.clone()
+        labels[:, label] = torch.nan
+        splits[name] = replace(batch, labels=labels)
+    return replace(hospital, splits=splits)
 
 
 def with_batch(hospital: Hospital, split: str, batch: Batch) -> Hospital:

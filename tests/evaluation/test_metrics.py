@@ -84,3 +84,37 @@ def test_listed_metrics_may_leave(name: str) -> None:
 )
 def test_other_metrics_may_not(name: str) -> None:
     assert not METRIC_NAME.fullmatch(name)
+
+
+def test_each_label_is_scored_where_it_is_known_and_the_mean_is_over_the_defined_ones() -> None:
+    nan = np.nan
+    label = np.array([[1, nan, 0], [0, nan, 0], [1, nan, nan], [nan, nan, 0]])
+    p = np.array([[0.9, 0.5, 0.2], [0.4, 0.5, 0.4], [0.3, 0.5, 0.9], [0.8, 0.5, 0.0]])
+    found = scores(p, label, ["a", "b", "c"])
+    # a: yes .9 and .3, no .4 -> 1 of 2 pairs; c has no yes, so no AUROC, but a Brier score.
+    assert found["auroc/a"] == 0.5
+    assert found["auroc"] == 0.5
+    assert found["brier/a"] == pytest.approx((0.1**2 + 0.4**2 + 0.7**2) / 3)
+    assert found["brier/c"] == pytest.approx((0.2**2 + 0.4**2) / 3)
+    assert found["brier"] == pytest.approx((found["brier/a"] + found["brier/c"]) / 2)
+    assert found["auprc"] == found["auprc/a"]
+    assert not {"auroc/b", "brier/b", "auroc/c"} & set(found)
+    assert found["n"] == 4
+    assert all(METRIC_NAME.fullmatch(f"test/{name}") for name in found)
+
+
+def test_labels_that_all_are_known_score_like_single_tasks() -> None:
+    draw = np.random.default_rng(0)
+    p, label = draw.random((50, 2)), draw.integers(0, 2, (50, 2)).astype(float)
+    found = scores(p, label, ["a", "b"])
+    for i, name in enumerate("ab"):
+        y = label[:, i].astype(int)
+        assert found[f"auroc/{name}"] == pytest.approx(sklearn.roc_auc_score(y, p[:, i]))
+        assert found[f"auprc/{name}"] == pytest.approx(sklearn.average_precision_score(y, p[:, i]))
+        assert found[f"brier/{name}"] == pytest.approx(sklearn.brier_score_loss(y, p[:, i]))
+    assert found["auroc"] == pytest.approx((found["auroc/a"] + found["auroc/b"]) / 2)
+
+
+def test_labels_of_which_nothing_is_known_have_no_scores() -> None:
+    assert scores(np.full((3, 1), 0.5), np.full((3, 1), np.nan), ["a"]) == {}
+    assert scores(np.zeros((0, 2)), np.zeros((0, 2)), ["a", "b"]) == {}

@@ -13,7 +13,7 @@ Guarantees (tests/evaluation/test_report.py):
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -39,6 +39,7 @@ class SiteRow:
 
     Attributes:
         auroc: on the site's own test patients at the end, or its last on validation.
+        labels: the same of each label of a multi-label task that the site knows.
         sent: bytes of all updates that counted.
         groups: bytes of one update by parameter group.
     """
@@ -52,6 +53,7 @@ class SiteRow:
     received: int
     groups: Mapping[str, int]
     quarantined: int
+    labels: Mapping[str, float] = field(default_factory=dict)
 
 
 def render(
@@ -101,6 +103,7 @@ def render(
         seconds=sum(float(r.get("seconds", 0.0)) for r in rounds),
         sites=sites,
         groups=sorted({g for s in sites for g in s.groups}),
+        labels=sorted({label for s in sites for label in s.labels}),
         trouble=trouble(records),
         quarantined=quarantined(records),
         comparison=found,
@@ -128,9 +131,19 @@ def site_rows(records: Sequence[Record]) -> list[SiteRow]:
                 sum(sum(sizes.values()) for sizes in _sizes(rounds, "bytes_out", name)),
                 _by_group(next(reversed(_sizes(rounds, "bytes_in", name)), {})),
                 sum(int(v) for v in said.get("quarantined", {}).values()),
+                by_label(final),
             )
         )
     return rows
+
+
+def by_label(final: Mapping[str, float]) -> dict[str, float]:
+    """AUROC of each label among a site's newest metrics, on test patients where it was told."""
+    found: dict[str, float] = {}
+    for split in ("validation", "test"):
+        head = f"{split}/auroc/"
+        found |= {k.removeprefix(head): v for k, v in sorted(final.items()) if k.startswith(head)}
+    return found
 
 
 def _sizes(rounds: Sequence[Record], key: str, site: str) -> list[Mapping[str, int]]:
