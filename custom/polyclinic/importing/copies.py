@@ -5,26 +5,23 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydicom.dataset import Dataset
-
 from polyclinic.data.dicom import MAX_FILE_BYTES, header_text, read_header
 from polyclinic.data.flaw import Flaw, guarded
-from polyclinic.data.identity import as_id
 from polyclinic.data.quarantine import Entry
-from polyclinic.errors import DataError, DataRejected
+from polyclinic.errors import DataRejected
 from polyclinic.importing.codestream import clean_jpeg, clean_png
 from polyclinic.importing.dicom_file import clean_dicom
 from polyclinic.importing.folder import Found, content_of, matcher, opened, whole
 from polyclinic.importing.journal import Journal, Line
 from polyclinic.importing.nifti_file import clean_nifti
+from polyclinic.importing.owners import Owners, id_of, read_owners
 from polyclinic.importing.people import People
 from polyclinic.importing.plan import CONTENTS, Content, ModalityRule
 from polyclinic.importing.pseudonym import keyed
-from polyclinic.importing.sheet import read_table
 from polyclinic.storage import write_atomic
 
 # Raised when the rules of de-identification change: copies of older rules are then made anew.
@@ -79,7 +76,7 @@ def copy_files(task: Task, files: list[Found], advance: Callable[[int], None]) -
         CheckpointError: the disk is full or cannot be written.
     """
     result, seen = Copied(), set[str]()
-    owners = _owners(task)
+    owners = read_owners(task.root, task.name, task.rule)
     pattern = matcher(task.rule.files)
     for found in files:
         if not pattern.fullmatch(found.name):
@@ -103,9 +100,7 @@ def copy_files(task: Task, files: list[Found], advance: Callable[[int], None]) -
     return result
 
 
-def _attempt(
-    task: Task, found: Found, source: str, owners: Mapping[str, str] | None, result: Copied
-) -> Line | None:
+def _attempt(task: Task, found: Found, source: str, owners: Owners, result: Copied) -> Line | None:
     """Copy one file, or put down why not."""
     content = content_of(found.path)
     if task.rule.of and content != task.rule.of:
@@ -137,7 +132,7 @@ def _copy(
     found: Found,
     source: str,
     content: Content | None,
-    owners: Mapping[str, str] | None,
+    owners: Owners,
 ) -> Line | None:
     """Write the clean copy; None for a file of none of the sequences.
 
@@ -151,45 +146,63 @@ def _copy(
     sequence = next((s for s, p in task.rule.sequences.items() if re.search(p, said)), "")
     if task.rule.sequences and not sequence:
         return None
-    patient = task.people.named(_owner(task, found.name, header, owners))
+    patient = task.people.named(id_of(task.rule.patient, found.name, header, owners.patients))
     if not patient:
         raise Flaw("no_patient_id", "none where the plan looks for it")
-    stem = "_".join(part for part in (patient, sequence) if part)
-    short = keyed(task.people.key, "file", f"{task.name}/{found.name}", 12)
-    row, file = _written(task, found.path, content, patient, stem, short)
-    file, twin = f"{task.name}/{file}", task.people.twins[patient]
-    return Line(source, task.rules, task.name, file, row, patient, twin, sequence)
+    record = ""
+    if task.rule.record is not None:
+        said = id_of(task.rule.record, found.name, header, owners.records)
+        record = task.people.record(patient, said)
+        if not record:
+            raise Flaw("no_record_id", "none where the plan looks for it")
+    target = Target(patient, record or patient, sequence, found.name)
+    file = _written(task, found.path, content, target)
+    name, twin = f"{task.name}/{file}", task.people.twins[patient]
+    return Line(source, task.rules, task.name, name, patient, twin, sequence, record)
 
 
-def _written(
-    task: Task, path: Path, content: Content, patient: str, stem: str, short: str
-) -> tuple[str, str]:
-    """Write a clean copy; its row in ``files.csv`` and its own name, relative to the folder."""
+@dataclass(frozen=True)
+class Target:
+    """Whose a copy is, which decides its name.
+
+    Attributes:
+        row: pseudonym of the patient, or of the record where there are several of one.
+        original: path within the imported folder.
+    """
+
+    patient: str
+    row: str
+    sequence: str
+    original: str = field(repr=False)
+
+
+def _written(task: Task, path: Path, content: Content, target: Target) -> str:
+    """Write a clean copy; its name within the modality's folder."""
     folder, key = task.out / task.name, task.people.key
-    if content == "dicom":
-        data = whole(path, MAX_FILE_BYTES)
-        accepted = task.rule.burned_in
-        clean_bytes, clean = clean_dicom(data, key, patient, burned_in=accepted)
-        row = file = f"{stem}_{short}.dcm"
-        if task.rule.kind == "volume":
-            # The slices of a series are one volume: they share a folder.
-            row = f"{stem}_{keyed(key, 'series', str(clean.get('SeriesInstanceUID', '')), 8)}"
-            file = f"{row}/{short}.dcm"
-        write_atomic(folder / file, clean_bytes)
-        return row, file
+    short = keyed(key, "file", f"{task.name}/{target.original}", 12)
+    stem = "_".join(part for part in (target.row, target.sequence, short) if part)
     if content == "nifti":
         packed = path.name.lower().endswith(".gz")
-        name = f"{stem}_{short}.nii" + (".gz" if packed else "")
+        name = f"{stem}.nii.gz" if packed else f"{stem}.nii"
         _write_nifti(path, folder / name, packed)
-        return name, name
-    name = f"{stem}_{short}.{'png' if content == 'png' else 'jpg'}"
-    data = whole(path, MAX_PICTURE_BYTES)
-    try:
-        clean_bytes = clean_png(data) if content == "png" else clean_jpeg(data)
-    except ValueError as error:
-        raise Flaw("unreadable", str(error)) from None
-    write_atomic(folder / name, clean_bytes)
-    return name, name
+        return name
+    if content == "dicom":
+        data, burned_in = whole(path, MAX_FILE_BYTES), task.rule.burned_in
+        made, clean = clean_dicom(data, key, target.patient, burned_in=burned_in)
+        name = f"{stem}.dcm"
+        if task.rule.kind == "volume":
+            # As polyclinic.data.dicom_layout reads it: the last folder names the sequence.
+            series = keyed(key, "series", str(clean.get("SeriesInstanceUID", "")), 12)
+            name = f"{target.row}/{series}/{target.sequence}/{short}.dcm"
+    else:
+        data = whole(path, MAX_PICTURE_BYTES)
+        name = f"{stem}.{'png' if content == 'png' else 'jpg'}"
+        try:
+            made = clean_png(data) if content == "png" else clean_jpeg(data)
+        except ValueError as error:
+            raise Flaw("unreadable", str(error)) from None
+    write_atomic(folder / name, made)
+    return name
 
 
 def _write_nifti(path: Path, target: Path, packed: bool) -> None:
@@ -206,51 +219,3 @@ def _write_nifti(path: Path, target: Path, packed: bool) -> None:
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
-
-
-def _owner(task: Task, name: str, header: Dataset | None, owners: Mapping[str, str] | None) -> str:
-    """The id of a file's patient as the plan finds it; "" when it does not.
-
-    Args:
-        name: path of the file within the imported folder.
-        owners: by path and by name, of the plan's table.
-    """
-    rule = task.rule.patient
-    if rule is None:
-        return ""
-    if rule.dicom:
-        return header_text(header, rule.dicom) if header is not None else ""
-    *folders, last = name.split("/")
-    if rule.name is not None:
-        hit = re.search(rule.name, last)
-        return (hit.group(1) or "") if hit else ""
-    if rule.folder:
-        return folders[rule.folder - 1] if len(folders) >= rule.folder else ""
-    known = owners or {}
-    return known.get(as_id(name), known.get(as_id(last), ""))
-
-
-def _owners(task: Task) -> dict[str, str] | None:
-    """By file the id of its patient, of the table that the plan names.
-
-    A file name that stands there for two patients is nobody's.
-    """
-    rule = task.rule.patient
-    if rule is None or rule.table is None:
-        return None
-    what = f"the files of '{task.name}'"
-    table = read_table(task.root, rule.table, rule.id, what=what)
-    if rule.file not in table.header:
-        raise DataError(
-            expected=f"the column of file names in the table of {what}",
-            got="a header without it",
-            remedy="correct 'file' in the plan",
-        )
-    file, patient = table.header.index(rule.file), table.header.index(rule.id)
-    owners: dict[str, str] = {}
-    for _, cells in table.rows():
-        if cells is not None:
-            name = as_id(cells[file].replace("\\", "/").removeprefix("./"))
-            again = owners.get(name, cells[patient]) != cells[patient]
-            owners[name] = "" if again else cells[patient]
-    return owners

@@ -124,7 +124,7 @@ def _coder(syntax: str) -> Callable[[bytes], bytes]:
 
 def _native(clean: Dataset, opened: Opened, pixels: memoryview) -> bytes:
     """The image's own bytes, little-endian, without bits above the stored ones; of even length."""
-    size = get_expected_length(clean)
+    size: int = get_expected_length(clean)
     if len(pixels) < size:
         raise Flaw("unreadable", "fewer pixels than rows and columns say")
     raw = bytes(pixels[: size + size % 2])

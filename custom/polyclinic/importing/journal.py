@@ -19,7 +19,6 @@ class Line:
         source: keyed hash of the original's path, size and time of change.
         rules: keyed hash of how its modality is imported.
         file: relative to the site folder.
-        row: what ``files.csv`` names: the file, or the folder of a DICOM series.
         twin: what ids share that differ only in case or leading zeros, hashed.
     """
 
@@ -27,10 +26,10 @@ class Line:
     rules: str
     modality: str
     file: str
-    row: str
     patient: str = field(repr=False)
     twin: str = field(repr=False, default="")
     sequence: str = ""
+    record: str = field(repr=False, default="")
 
 
 class Journal:

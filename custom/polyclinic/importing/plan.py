@@ -70,8 +70,8 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class PatientRule(_Strict):
-    """Where a file's patient id stands; exactly one of the four.
+class Finder(_Strict):
+    """Where the id of a file's patient, or record, stands; exactly one of the four.
 
     Attributes:
         dicom: attribute of the file's header.
@@ -88,9 +88,9 @@ class PatientRule(_Strict):
     id: Heading = "patient_id"
 
     @model_validator(mode="after")
-    def _one(self) -> "PatientRule":
+    def _one(self) -> "Finder":
         if sum(map(bool, (self.dicom, self.name, self.folder, self.table))) != 1:
-            raise ValueError("patient names one of dicom, name, folder or table")
+            raise ValueError("an id is found by one of dicom, name, folder or table")
         return self
 
 
@@ -117,7 +117,7 @@ class HoursRule(_Strict):
         since: column with the patient's start; "" is the patient's first row.
     """
 
-    column: OutName = "hours"
+    column: OutName = "hour"
     at: Heading
     since: str = ""
 
@@ -155,16 +155,22 @@ class ModalityRule(_Strict):
         of: takes files of this content only and passes over others; "" takes what the kind reads.
         sequences: of a volume, by name a regular expression over the file's name, or over
             SeriesDescription of a DICOM file.
+        patient, record: where a file's ids stand; a record (film, visit) if labels name one.
         burned_in: ``accept`` imports films whose header says or suggests text in the pixels.
+        headers_of: a ``vector`` of age, sex and the like from the headers of these DICOM films.
+        layout: ``omop`` of a series with one row per measurement.
     """
 
     kind: Literal["vector", "series", "image", "volume"]
     files: Place = ""
     of: Literal["", "dicom", "nifti", "png", "jpeg"] = ""
-    patient: PatientRule | None = None
+    patient: Finder | None = None
+    record: Finder | None = None
     sequences: dict[Name, Pattern] = Field(default_factory=dict)
     burned_in: Literal["refuse", "accept"] = "refuse"
     source: TableRule | None = None
+    headers_of: str = ""
+    layout: Literal["", "omop"] = ""
     units: str = ""
 
     @model_validator(mode="before")
@@ -173,13 +179,20 @@ class ModalityRule(_Strict):
         """The fields of a table are written beside ``kind``."""
         if not isinstance(value, dict) or "table" not in value:
             return value
+        # 'record' is the name of a column here, and a rule where there are files.
         mine = {k: v for k, v in value.items() if k not in TableRule.model_fields}
         return {**mine, "source": {k: v for k, v in value.items() if k in TableRule.model_fields}}
 
     @model_validator(mode="after")
     def _fits(self) -> "ModalityRule":
+        if self.layout and self.kind != "series":
+            raise ValueError("layout is for a series")
+        if self.headers_of:
+            if self.kind != "vector" or self.source or self.files:
+                raise ValueError("headers_of is for a vector without table and files")
+            return self
         if self.kind in ("vector", "series"):
-            if self.source is None or self.files or self.patient:
+            if self.source is None or self.files or self.patient or self.record:
                 raise ValueError(f"a {self.kind} is imported from table, id and columns")
             return self
         if not self.files or self.patient is None or self.source is not None:
@@ -190,8 +203,9 @@ class ModalityRule(_Strict):
             raise ValueError("a volume, and only a volume, names its sequences")
         if self.kind == "volume" and not self.of:
             raise ValueError("a volume says of what its files are: nifti or dicom")
-        if self.patient.dicom and (self.of or "dicom") != "dicom":
-            raise ValueError("patient is read from DICOM headers where the files are DICOM")
+        finders = [f for f in (self.patient, self.record) if f is not None]
+        if any(f.dicom for f in finders) and (self.of or "dicom") != "dicom":
+            raise ValueError("an id is read from DICOM headers where the files are DICOM")
         return self
 
 
@@ -223,4 +237,15 @@ class ImportPlan(_Strict):
         taken = {"labels", "tables", *self.storage.split("/")}
         if taken & set(self.modalities):
             raise ValueError(f"a modality is not named {' or '.join(sorted(taken))}")
+        return self
+
+    @model_validator(mode="after")
+    def _joined(self) -> "ImportPlan":
+        for rule in self.modalities.values():
+            told = self.modalities.get(rule.headers_of)
+            if rule.headers_of and (told is None or told.kind != "image"):
+                raise ValueError("headers_of names an image modality of the plan")
+            named = rule.source.record if rule.source is not None else rule.record
+            if not rule.headers_of and bool(named) != bool(self.labels.record):
+                raise ValueError("record is named by labels and by every modality, or by none")
         return self

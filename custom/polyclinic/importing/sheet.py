@@ -17,6 +17,9 @@ from polyclinic.importing.folder import whole
 from polyclinic.importing.people import People
 from polyclinic.importing.plan import TableRule
 
+# Name of the column of records in every table that is written.
+RECORD = "record"
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -75,7 +78,7 @@ def clean_table(
     columns: dict[str, list[str]] = {key: names}
     if rule.record:
         cells = (row[at[rule.record]] for row in rows)
-        columns["record"] = [people.record(n, c) for n, c in zip(names, cells, strict=True)]
+        columns[RECORD] = [people.record(n, c) for n, c in zip(names, cells, strict=True)]
     dropped: dict[str, str] = {}
     blanked: Counter[str] = Counter()
     ids = [row[at[rule.id]] for row in rows]

@@ -18,10 +18,10 @@ from polyclinic.errors import DataError, SiteError
 from polyclinic.importing.claim import claimed, require_apart
 from polyclinic.importing.copies import Copied, Task, copy_files
 from polyclinic.importing.folder import Found, matcher, walk
-from polyclinic.importing.journal import Journal
+from polyclinic.importing.journal import Journal, Line
 from polyclinic.importing.people import People
 from polyclinic.importing.plan import ImportPlan, ModalityRule, TableRule
-from polyclinic.importing.sheet import Sheet, clean_table
+from polyclinic.importing.sheet import RECORD, Sheet, clean_table
 from polyclinic.storage import remove_leftovers, write_atomic
 
 Advance = Callable[[int], None]
@@ -126,7 +126,7 @@ def _import_files(
     advance: Advance,
 ) -> None:
     """Copy the files of each modality and say in ``files.csv`` whose they are."""
-    rules = {n: m for n, m in plan.modalities.items() if m.source is None}
+    rules = {n: m for n, m in plan.modalities.items() if m.files}
     if not rules:
         return
     files: list[Found] = list(walk(root))
@@ -139,19 +139,29 @@ def _import_files(
                 remove_leftovers(inner)
             task = Task(name, rule, root, out, people, journal)
             result.files[name] = copy_files(task, files, advance)
-            _write_rows(place / "files.csv", plan.patient_column, rule, name, journal)
+            if not _is_series(rule):
+                lines = [ln for ln in journal.lines.values() if ln.modality == name]
+                _write_rows(place / "files.csv", plan.patient_column, rule, lines)
     finally:
         journal.close()
 
 
-def _write_rows(path: Path, key: str, rule: ModalityRule, name: str, journal: Journal) -> None:
+def _is_series(rule: ModalityRule) -> bool:
+    """Whether the slices of a volume lie in folders, which say what a table says elsewhere."""
+    return rule.kind == "volume" and rule.of == "dicom"
+
+
+def _write_rows(path: Path, key: str, rule: ModalityRule, lines: list[Line]) -> None:
     """Write which file is whose."""
-    lines = [line for line in journal.lines.values() if line.modality == name]
-    width = 3 if rule.kind == "volume" else 2
-    header = (key, "file", "sequence")[:width]
-    rows = sorted({(ln.patient, ln.row, ln.sequence)[:width] for ln in lines})
+    columns = {key: [ln.patient for ln in lines]}
+    if rule.record is not None:
+        columns[RECORD] = [ln.record for ln in lines]
+    columns["file"] = [ln.file.partition("/")[2] for ln in lines]
+    if rule.kind == "volume":
+        columns["sequence"] = [ln.sequence for ln in lines]
+    rows = sorted(zip(*columns.values(), strict=True))
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    csv.writer(text, lineterminator="\n").writerows([tuple(columns), *rows])
     write_atomic(path, text.getvalue().encode())
 
 
@@ -160,10 +170,13 @@ def _source(name: str, rule: ModalityRule) -> dict[str, Any]:
     said: dict[str, Any] = {"kind": rule.kind}
     if rule.source is not None:
         said["table"] = f"tables/{name}.csv"
+    elif _is_series(rule):
+        said |= {"folder": name, "layout": "dicom"}
     else:
-        said |= {"folder": name, "files": f"{name}/files.csv"}
-    if rule.kind == "volume" and rule.of == "dicom":
-        said["layout"] = "dicom"
+        films = rule.headers_of or name
+        said |= {"folder": films, "files": f"{films}/files.csv"}
+    if rule.layout:
+        said["layout"] = rule.layout
     if rule.burned_in == "accept":
         said["burned_in"] = "accept"
     return said | ({"units": rule.units} if rule.units else {})
@@ -192,7 +205,7 @@ def _write_settings(out: Path, plan: ImportPlan) -> None:
         before, kept = {}, {}
     cohort = before | {"root": ".", "patient_column": plan.patient_column}
     if plan.labels.record:
-        cohort["record_column"] = "record"
+        cohort["record_column"] = RECORD
     made = {name: _source(name, rule) for name, rule in plan.modalities.items()}
     # What a person added to a modality (units of columns, an own cache) is kept.
     cohort["modalities"] = kept | {n: kept.get(n, {}) | said for n, said in made.items()}
