@@ -1,7 +1,8 @@
 """One slide's instance features from an H5 file in the CLAM, TRIDENT or STAMP layout.
 
 CLAM     ``h5_files/<slide>.h5``                   dataset ``features`` (n, d)
-TRIDENT  ``features_<encoder>/<slide>.h5``         dataset ``features`` (n, d) or (1, n, d)
+TRIDENT  ``features_<encoder>/<slide>.h5``         dataset ``features`` (n, d) or (1, n, d);
+         in ``<mag>x_<px>px_<overlap>px_overlap``
 STAMP    ``<slide>.h5``                            dataset ``feats`` (n, d)
 
 What such a file says about its making is read by ``polyclinic.data.slide_origin``. CLAM's
@@ -69,7 +70,7 @@ def slide_folder(folder: Path, layout: str, extractor: str) -> Path:
     if layout == "clam" and (folder / "h5_files").is_dir():
         return folder / "h5_files"
     if layout == "trident":
-        folder = _encoder_folder(folder, extractor)
+        folder = _encoder_folder(_scale_folder(folder), extractor)
     if not folder.is_dir():
         raise DataError(
             expected="the folder of a modality's files",
@@ -94,6 +95,22 @@ def _require_h5(folder: Path) -> None:
             got="'.pt' files only, which are pickles and may hold programs",
             remedy="bring the folder 'h5_files' of the same extraction",
         )
+
+
+def _scale_folder(folder: Path) -> Path:
+    """TRIDENT's ``<mag>x_<px>px_<overlap>px_overlap``: the folder itself, or the one inside it.
+
+    Raises:
+        DataError: it holds several.
+    """
+    inner = [p for p in folder.glob("*x_*px_*px_overlap") if p.is_dir()]
+    if len(inner) > 1:
+        raise DataError(
+            expected="features of one magnification and tile size",
+            got=f"{len(inner)} folders of such",
+            remedy="name one of them as 'folder' in polyclinic.yaml",
+        )
+    return inner[0] if inner else folder
 
 
 def _encoder_folder(folder: Path, extractor: str) -> Path:

@@ -68,11 +68,12 @@ def read_slide_table(request: Request, folder: Path) -> SlideTable:
 
 
 def _table_path(request: Request, folder: Path) -> Path | None:
-    """The table the source names, or ``slides.csv`` in the folder, above it or in the root."""
+    """The table the source names, or ``slides.csv`` in the folder, one above it, or the root."""
     if request.source.slides:
         return request.root / request.source.slides
     base = request.root / request.source.folder
-    places = [place / "slides.csv" for place in (folder, base, request.root)]
+    above = [folder.parent] if folder != base and folder.parent.is_relative_to(base) else []
+    places = [place / "slides.csv" for place in (folder, *above, base, request.root)]
     return next((p for p in places if p.is_file()), None)
 
 

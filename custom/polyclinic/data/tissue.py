@@ -19,8 +19,8 @@ from polyclinic.data.slide_image import SlideImage
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
-# Saturation in 0..255 (HSV). Glass lies below 12, weak eosin above 20.
-LOWEST, HIGHEST = 15, 40
+# Saturation in 0..255 (HSV). Glass lies below 12, below 22 in yellow light; weak eosin above 30.
+LOWEST, HIGHEST = 15, 30
 # Longest side of an overview in pixels, and its finest resolution.
 OVERVIEW_PIXELS = 2048
 OVERVIEW_MPP = 2.0
@@ -130,8 +130,9 @@ def _tidied(found: Mask, pen: Mask, mpp: float) -> Mask:
     """The mask without specks and holes; ink is no hole."""
     area = mpp * mpp
     kept = _pieces(ndimage.binary_closing(found, iterations=1) | found, SPECK_UM2 / area)
-    holes = ~kept & ~_pieces(~kept, HOLE_UM2 / area)
-    return (kept | holes) & ~pen
+    inside = ndimage.binary_fill_holes(kept) & ~kept  # what reaches the edge is no hole
+    holes = inside & ~_pieces(inside, HOLE_UM2 / area)
+    return np.asarray((kept | holes) & ~pen, dtype=np.bool_)
 
 
 def _pieces(mask: Mask, smallest: float) -> Mask:

@@ -47,9 +47,10 @@ class SlideImport:
 
     Attributes:
         folder: with the slides.
-        site: the site's folder, made by an import, or empty.
+        site: the site's folder, which may hold other things.
         storage: of the site, where its key lies.
-        modality: folder inside ``site`` that receives features, coordinates and pictures.
+        modality: folder inside ``site`` that receives features, coordinates and pictures; made by
+            an earlier import, or not there yet.
         mpp_table: CSV with columns ``wsi`` and ``mpp`` for slides that do not say, or say wrong.
         patients: CSV that says whose each slide is; without it slides are named for patients.
         keep_names: write names and patient ids as they are, where they are pseudonyms already.
@@ -117,15 +118,15 @@ def import_slides(
         told: called after each slide with its outcome and the number of slides in all.
 
     Raises:
-        DataError: no slides, a table that cannot be used, or a site folder with other content.
+        DataError: no slides, a table that cannot be used, or a folder with other content.
         SiteError: another import is at work, another key made the folder, or it cannot be written.
     """
-    require_apart(wanted.folder, wanted.site, wanted.storage)
+    require_apart(wanted.folder, wanted.out, wanted.storage)
     store = Store(wanted.out, wanted.layout, wanted.tiling, extractor)
     files = find_slides(wanted.folder)
     mpp, patients = stated_mpp(wanted.mpp_table), patients_of(wanted.patients)
     outcomes: list[SlideOutcome] = []
-    with claimed(wanted.site, wanted.storage) as key:
+    with claimed(wanted.out, wanted.storage) as key:
         work = _Work(wanted, store, key, mpp, patients)
         for folder in (store.features, store.base / "patches", wanted.out / "pictures"):
             remove_leftovers(folder)
