@@ -25,6 +25,10 @@ class Hospital:
     modalities: dict[str, dict[str, Any]] = field(default_factory=dict)
     study_modalities: dict[str, dict[str, Any]] = field(default_factory=dict)
     split: dict[str, Any] = field(default_factory=lambda: {"test": 0.25})
+    task: dict[str, Any] = field(
+        default_factory=lambda: {"label": "outcome", "classes": ["no", "yes"]}
+    )
+    records: str = ""
     options: dict[str, Any] = field(default_factory=lambda: {"max_loss_fraction": 0.5})
 
     def manifest(
@@ -40,6 +44,16 @@ class Hospital:
         self.manifest([(p, "no" if i % 2 else "yes") for i, p in enumerate(ids)])
         return ids
 
+    def films(self, counts: Sequence[int], header: str = "patient_id,film_id,outcome") -> list[str]:
+        """Write a manifest of patients with so many films each, and declare the column of films.
+
+        Patient 0 is ``yes``, the next ``no``, and so on; the films' ids.
+        """
+        films = [(f"p{i:03d}", f"f{i:03d}-{j}") for i, n in enumerate(counts) for j in range(n)]
+        self.manifest([(p, f, "no" if int(p[1:]) % 2 else "yes") for p, f in films], header)
+        self.records = "film_id"
+        return [f for _, f in films]
+
     def vector(
         self,
         name: str,
@@ -49,7 +63,7 @@ class Hospital:
         **source: object,
     ) -> None:
         """Write a CSV table and declare it."""
-        lines = [",".join(["patient_id", *columns])]
+        lines = [",".join([self.records or "patient_id", *columns])]
         lines += [",".join([p, *map(str, values)]) for p, values in rows.items()]
         (self.root / f"{name}.csv").write_text("\n".join(lines) + "\n")
         self.modalities[name] = {"kind": "vector", "table": f"{name}.csv", **source}
@@ -72,11 +86,13 @@ class Hospital:
 
     def settings(self) -> SiteSettings:
         """What the site declares."""
+        cohort = {"root": str(self.root), "modalities": self.modalities}
+        cohort |= {"record_column": self.records} if self.records else {}
         return SiteSettings.model_validate(
             {
                 "site": self.site,
                 "storage": str(self.root / "state"),
-                "cohorts": {"tiny": {"root": str(self.root), "modalities": self.modalities}},
+                "cohorts": {"tiny": cohort},
                 **self.options,
             }
         )
@@ -86,7 +102,7 @@ class Hospital:
         return parse_study(
             {
                 "name": "tiny",
-                "task": {"label": "outcome", "classes": ["no", "yes"]},
+                "task": self.task,
                 "modalities": self.study_modalities,
                 "split": self.split,
             }

@@ -22,7 +22,7 @@ LABELS = Task.model_validate(
     [
         ("P", 1, True),
         ("2.0", 1, True),
-        ("none", -1, True),  # a word for blank unless ...
+        ("none", -1, True),
         ("", -1, True),
         ("NaN", -1, True),
         ("n/a", -1, True),
@@ -38,7 +38,6 @@ def test_a_cell_is_yes_no_unknown_or_strange(cell: str, answer: int, clear: bool
 
 
 def test_what_the_study_names_wins_over_words_for_blank() -> None:
-    # ... the study gives it a meaning.
     assert LabelCells.of(LABELS).read({"finding": "none", "view_ap": ""}) == ((0, -1), True)
 
 

@@ -109,3 +109,115 @@ def test_an_index_that_stands_for_the_patient_is_no_label_either(hospital) -> No
     task = asked.task.model_copy(update={"label": "case", "classes": ("a", "-")})
     with pytest.raises(StudyError, match="not the patient"):
         read_manifest(source, asked.model_copy(update={"task": task}))
+
+
+def labelled(hospital, rows):
+    hospital.task = {
+        "labels": {
+            "pneumonia": {},
+            "view_ap": {"column": "view", "positive": ["AP"], "negative": ["PA"]},
+        }
+    }
+    hospital.manifest(rows, "patient_id,pneumonia,view")
+    return manifest_of(hospital)
+
+
+def test_a_patient_with_one_known_label_is_kept_and_one_with_none_is_set_aside(hospital) -> None:
+    found = labelled(hospital, [("a", 1, "AP"), ("b", "", "PA"), ("c", -1, ""), ("d", "0.0", "")])
+    kept = [(p.pseudonym, p.label) for p in found.patients]
+    assert kept == [("a", (1, 1)), ("b", (-1, 0)), ("d", (0, -1))]
+    assert [(e.reason, e.reference, e.partial) for e in found.entries] == [
+        ("bad_label", "manifest line 4", False)
+    ]
+
+
+def test_a_strange_cell_costs_that_label_and_not_the_patient(hospital) -> None:
+    found = labelled(hospital, [("a", 1, "sideways"), ("b", "perhaps", "perhaps")])
+    assert [(p.pseudonym, p.label) for p in found.patients] == [("a", (1, -1))]
+    assert [(e.reason, e.reference, e.partial) for e in found.entries] == [
+        ("bad_label", "manifest line 2", True),
+        ("bad_label", "manifest line 3", False),
+    ]
+
+
+def test_every_label_column_is_needed(hospital) -> None:
+    hospital.task = {"labels": {"pneumonia": {}, "effusion": {}}}
+    hospital.manifest([("a", 1)], "patient_id,pneumonia")
+    with pytest.raises(DataError, match="'effusion'"):
+        manifest_of(hospital)
+
+
+def test_a_row_is_a_record_where_the_site_names_their_column(hospital) -> None:
+    hospital.films([2, 1])
+    found = manifest_of(hospital)
+    assert [(p.pseudonym, p.key) for p in found.patients] == [
+        ("p000", "f000-0"),
+        ("p000", "f000-1"),
+        ("p001", "f001-0"),
+    ]
+    assert found.owners.tolist() == [0, 0, 1]
+    assert (found.rows, found.people, found.duplicates) == (3, 2, 0)
+    found.require_distinct()
+
+
+def test_without_records_every_row_is_a_patient_of_its_own(hospital) -> None:
+    hospital.manifest([("b", "no"), ("a", "yes"), ("", "no")])
+    found = manifest_of(hospital)
+    assert found.owners.tolist() == [0, 1]
+    assert found.people == found.rows == 3
+
+
+def test_b15_a_record_that_stands_twice_is_refused_also_under_two_patients(hospital) -> None:
+    hospital.films([1, 1])
+    rows = [("secret-1", "f1", "yes"), ("secret-2", "f1", "no")]
+    hospital.manifest(rows, "patient_id,film_id,outcome")
+    found = manifest_of(hospital)
+    assert found.duplicates == 1
+    with pytest.raises(DataError, match="repeated rows") as refusal:
+        found.require_distinct()
+    assert "secret" not in str(refusal.value)
+
+
+def test_b15_a_patient_whose_records_are_in_two_splits_is_a_leak(hospital) -> None:
+    hospital.films([1])
+    hospital.split = {"source": "manifest"}
+    rows = [("a", "f1", "yes", "train"), ("a", "f2", "yes", "test"), ("b", "f3", "no", "train")]
+    hospital.manifest(rows, "patient_id,film_id,outcome,split")
+    found = manifest_of(hospital)
+    assert (found.leaks, found.duplicates) == (1, 0)
+    with pytest.raises(DataError, match="one split"):
+        found.require_distinct()
+
+
+def test_a_row_without_record_is_set_aside_and_patients_are_counted(hospital) -> None:
+    hospital.films([1])
+    rows = [("a", "f1", "yes"), ("a", "", "yes"), ("", "f3", "no"), ("b", "f4", "?")]
+    hospital.manifest(rows, "patient_id,film_id,outcome")
+    found = manifest_of(hospital)
+    assert [p.key for p in found.patients] == ["f1"]
+    assert [e.reason for e in found.entries] == ["no_record_id", "no_patient_id", "bad_label"]
+    # a, b and the row without a patient.
+    assert (found.rows, found.people) == (4, 3)
+
+
+def test_a_manifest_without_the_sites_record_column_is_told_to_the_data_manager(hospital) -> None:
+    hospital.manifest([("a", "yes")])
+    hospital.records = "film_id"
+    with pytest.raises(DataError, match="record_column"):
+        manifest_of(hospital)
+
+
+def test_records_of_a_parquet_manifest_equal_those_of_its_csv_twin(hospital) -> None:
+    hospital.films([2, 1])
+    frame = pd.read_csv(hospital.root / "manifest.csv")
+    frame.to_parquet(hospital.root / "manifest.parquet")
+    text = manifest_of(hospital)
+    source = hospital.settings().cohort("tiny").model_copy(update={"manifest": "manifest.parquet"})
+    assert read_manifest(source, hospital.study()).patients == text.patients
+
+
+def test_a_study_whose_label_is_the_record_is_refused(hospital) -> None:
+    hospital.films([2])
+    hospital.task = {"labels": {"a": {"column": "film_id", "positive": ["f000-0"]}}}
+    with pytest.raises(StudyError, match="not the patient"):
+        manifest_of(hospital)

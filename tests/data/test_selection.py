@@ -178,3 +178,54 @@ def test_breaking_off_leaves_no_thread_and_an_error_reaches_the_consumer() -> No
     with pytest.raises(StudyError, match="a row"):
         next(batches)
     assert ahead_threads() == []
+
+
+def of_films(owners: list[int], site="s", a=None) -> Selection:
+    """Films of patients; every odd film is of class 1."""
+    chosen = selection(site, len(owners), a=a)
+    return replace(chosen, owners=torch.tensor(owners))
+
+
+def test_without_owners_people_are_rows() -> None:
+    chosen = selection(patients=7, b=[True] * 3 + [False] * 4)
+    assert chosen.distinct("train") == chosen.size("train") == 7
+    assert chosen.people("train").tolist() == [4, 3]
+    assert chosen.people("train", "b").tolist() == [2, 1]
+    assert chosen.distinct("train", "b") == 3
+
+
+def test_films_are_rows_and_patients_are_people() -> None:
+    chosen = of_films([0, 0, 0, 0, 1], a=[True, True, True, False, True])
+    assert (chosen.size("train"), chosen.distinct("train")) == (4, 2)
+    # Films 0 and 2 of patient 0 and film 4 of patient 1 are of class 0; film 1 of class 1.
+    assert chosen.people("train").tolist() == [2, 1]
+    assert (chosen.count("train", "a"), chosen.distinct("train", "a")) == (4, 2)
+    assert chosen.people("train", "unheard").tolist() == [0, 0]
+    assert chosen.people("test").tolist() == [0, 0]
+
+
+def test_patients_of_different_sites_are_different_people() -> None:
+    both = union([of_films([0, 0, 1], "one"), of_films([0, 0, 0], "two")], ["a"], "all")
+    assert (both.size("train"), both.distinct("train")) == (6, 3)
+
+
+def test_restricted_patients_keep_their_owners() -> None:
+    assert of_films([0, 0, 0, 1]).restricted(["a"]).distinct("train") == 2
+
+
+def test_labels_of_a_batch_are_numbers_with_nan_where_unknown() -> None:
+    study = parse_study(
+        {
+            "name": "toy",
+            "task": {"labels": {"p": {}, "q": {}}},
+            "modalities": {"a": {"kind": "vector", "features": ["a1"]}},
+        }
+    )
+    labels = torch.tensor([[1.0, torch.nan], [0.0, 1.0], [torch.nan, 0.0]])
+    chosen = Selection("s", study, {"a": column([True] * 3, 1)}, labels, ["train"] * 3, 1)
+    (batch,) = chosen.batches("train", 9)
+    assert batch.labels.dtype == torch.float32
+    assert batch.labels.isnan().tolist() == labels.isnan().tolist()
+    assert batch.taken(torch.tensor([True, False, True])).labels.shape == (2, 2)
+    assert chosen.people("train").tolist() == [[1, 1], [1, 1]]
+    assert union([chosen, chosen], ["a"], "all").people("train").tolist() == [[2, 2], [2, 2]]

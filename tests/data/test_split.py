@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyclinic.data.manifest import Patient
-from polyclinic.data.split import assign, held_out
+from polyclinic.data.split import assign, held_out, strata_of
 from polyclinic.study import Split
 
 COHORT = [Patient(f"p{i:03d}", int(i % 5 == 0)) for i in range(100)]
@@ -72,3 +72,59 @@ def test_every_class_of_a_patient_keeps_training_patients(labels, test, validati
     drawn = assign(patients, Split(test=test, validation=validation), seed, "s")
     trained = {p.label for p, s in zip(patients, drawn, strict=True) if s == "train"}
     assert trained == set(labels)
+
+
+def films(counts: list[int], label=lambda i, j: i % 2) -> list[Patient]:
+    """Patients with so many films each."""
+    return [
+        Patient(f"p{i:03d}", label(i, j), record=f"f{i:03d}-{j}")
+        for i, n in enumerate(counts)
+        for j in range(n)
+    ]
+
+
+def test_b15_all_films_of_a_patient_are_in_one_split() -> None:
+    patients = films([1 + i % 7 for i in range(60)])
+    drawn = assign(patients, Split(test=0.3, validation=0.2), 0, "s")
+    of_patient: dict[str, set[str]] = {}
+    for p, split in zip(patients, drawn, strict=True):
+        of_patient.setdefault(p.pseudonym, set()).add(split)
+    assert {len(s) for s in of_patient.values()} == {1}
+    # Patients are counted, not films: 30 of each class.
+    counts = Counter(next(iter(s)) for s in of_patient.values())
+    assert counts == {"test": 18, "validation": 8, "train": 34}
+
+
+def test_patients_with_one_film_each_are_split_as_patients_are() -> None:
+    rule = Split(test=0.2, validation=0.1)
+    single = [Patient(p.pseudonym, p.label, record=f"f{p.pseudonym}") for p in COHORT]
+    assert assign(single, rule, 3, "s") == assign(COHORT, rule, 3, "s")
+
+
+def test_more_films_of_a_patient_do_not_change_the_split() -> None:
+    once = films([1] * 40)
+    more = films([1 + i % 3 for i in range(40)], label=lambda i, j: i % 2)
+    assert by_patient(once, Split(), 0, "s") == by_patient(more, Split(), 0, "s")
+
+
+def test_a_patient_with_films_of_both_classes_counts_as_the_last_class() -> None:
+    strata = strata_of(films([2, 2], label=lambda i, j: int(i == 0 and j == 1)), Split())
+    assert strata == {"p000": (1,), "p001": (0,)}
+
+
+def test_labels_are_divided_by_their_combination_and_rare_ones_together() -> None:
+    # 40 of (0, 0), 40 of (1, -1), and four combinations of 2.
+    rare = [(1, 0), (1, 1), (0, 1), (0, -1)] * 2
+    answers = [*[(0, 0)] * 40, *[(1, -1)] * 40, *rare]
+    patients = [Patient(f"p{i:03d}", a) for i, a in enumerate(answers)]
+    drawn = assign(patients, Split(test=0.25), 0, "s")
+    tested = Counter(a for a, s in zip(answers, drawn, strict=True) if s == "test")
+    assert tested[(0, 0)] == tested[(1, -1)] == 10
+    assert sum(tested[a] for a in set(rare)) == 2  # a quarter of the eight, not one of each two
+
+
+def test_of_several_films_yes_counts_before_no_before_unknown() -> None:
+    patients = films([3], label=lambda i, j: [(0, -1), (-1, -1), (-1, 1)][j])
+    assert strata_of(patients, Split(test=0.5)) == {"p000": ()}  # one patient is rare
+    many = [Patient(f"p{i}", p.label, record=f"{i}-{p.record}") for i in range(2) for p in patients]
+    assert set(strata_of(many, Split(test=0.5)).values()) == {(0, 1)}
