@@ -7,7 +7,8 @@ A list is in the order of the file's own ``channel_names`` (or ``modality``), el
 panel. Splits are read together: the manifest says who is in which.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,7 +21,6 @@ from polyclinic.study import read_json
 
 SPLITS = ("training", "validation", "testing", "test", "inference")
 PATIENT_KEYS = ("patient_id", "case_id", "subject", "id")
-Ending = Callable[[str], tuple[str, str]]
 
 
 def read_object(path: Path) -> Mapping[str, Any]:
@@ -50,11 +50,8 @@ def channels(described: Mapping[str, Any]) -> dict[int, str]:
     return {int(k): str(v) for k, v in named.items() if str(k).isdecimal() and len(str(k)) < 5}
 
 
-def datalist_rows(path: Path, request: Request, ending: Ending) -> tuple[list[Row], list[Entry]]:
+def datalist_rows(path: Path, request: Request) -> tuple[list[Row], list[Entry]]:
     """A row for each file of the list, and the items that cannot be used.
-
-    Args:
-        ending: the sequence with which a file's name ends and what stands before it.
 
     Raises:
         DataError: no datalist.
@@ -71,7 +68,7 @@ def datalist_rows(path: Path, request: Request, ending: Ending) -> tuple[list[Ro
         if images is None:
             entries.append(Entry("ragged_row", request.name, reference))
             continue
-        whose = _patient(item, images, request, ending)
+        whose = _patient(item, images, request)
         # A list names its channels as the study does, or as the site does.
         told = {s: request.source.sequences.get(s, s) for s in request.modality.features}
         rows += [Row(reference, whose, f, told.get(w, w)) for w, f in images.items()]
@@ -92,7 +89,7 @@ def _images(item: object, order: Mapping[int, str]) -> dict[str, str] | None:
     return {str(word): file for word, file in image.items() if file}
 
 
-def _patient(item: Any, images: Mapping[str, str], request: Request, ending: Ending) -> str:
+def _patient(item: Any, images: Mapping[str, str], request: Request) -> str:
     """Whose an item is: what it says, else a known patient in the path of one of its files; ""
     for one that is not in the manifest."""
     for key in (request.key, *PATIENT_KEYS) if isinstance(item, dict) else ():
@@ -102,7 +99,8 @@ def _patient(item: Any, images: Mapping[str, str], request: Request, ending: End
     for file in images.values():
         *folders, name = PurePosixPath(file).parts or ("",)
         bare = name.removesuffix(".gz").removesuffix(".nii")
-        guesses = [*reversed(folders), bare, ending(bare)[1]]
+        starts = [bare[: m.start()] for m in re.finditer(r"[-_. ]", bare)]
+        guesses = [*reversed(folders), bare, *reversed(starts)]
         whose = next((as_id(g) for g in guesses if as_id(g) in known), "")
         if whose:
             return whose

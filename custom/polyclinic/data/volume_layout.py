@@ -117,7 +117,7 @@ def volume_files(request: Request) -> VolumeFiles:
         return _by_sequence(request, folder, listed, names)
     found = files_in(folder, SUFFIXES)
     if layout == "" and table is not None:
-        rows, entries = datalist_rows(table, request, names.ending)
+        rows, entries = datalist_rows(table, request)
     else:
         rows, entries = _named(request, folder, found, names), []
     listed = by_rows(request, folder, found, rows, entries)
