@@ -178,3 +178,83 @@ def test_the_reply_to_training_states_the_contract_it_was_held_to(tmp_path: Path
     assert reply.head["contract"].keys() == reply.part("update").keys()
     for name, array in reply.part("update").items():
         assert tuple(reply.head["contract"][name]["shape"]) == array.shape
+
+
+LABELS = ("pneumonia", "view_ap")
+
+
+def film_desk(root: Path, patients: int, films: int, client: str = "fedmm", **task: Any) -> Desk:
+    """A hospital with so many films of each patient, all of modality ``a``; half of them tested."""
+    of = [(f"p{i:02d}", f"f{i:02d}-{j}", i) for i in range(patients) for j in range(films)]
+    head = "patient_id,film_id,y,pneumonia,view_ap,split"
+    rows = []
+    for p, f, i in of:
+        pneumonia, view = (i // 2) % 2, "" if i >= 12 else i % 2
+        rows.append(f"{p},{f},{'ab'[i % 2]},{pneumonia},{view},{'test' if i % 4 > 1 else 'train'}")
+    (root / "manifest.csv").write_text("\n".join([head, *rows]))
+    lines = [f"{f},{i},{j}" for j, (_, f, i) in enumerate(of)]
+    (root / "a.csv").write_text("\n".join(["film_id,a1,a2", *lines]))
+    modalities = {"a": {"kind": "vector", "table": "a.csv"}}
+    cohort = {"root": str(root), "record_column": "film_id", "modalities": modalities}
+    settings = {"site": "north", "storage": str(root / "state"), "cohorts": {"toy": cohort}}
+    study = {
+        "name": "toy",
+        "task": task or {"label": "y", "classes": ["a", "b"]},
+        "modalities": {"a": {"kind": "vector", "features": PANELS["a"]}},
+        "split": {"source": "manifest"},
+        "embedding": 4,
+    }
+    spec = {"path": f"polyclinic.algorithms.{client}.Client", "args": {"epochs": 1}}
+    return Desk.open(SiteSettings.model_validate(settings), parse_study(study), build_client(spec))
+
+
+def test_three_patients_of_ten_films_are_refused_for_training_as_three_patients_are(
+    tmp_path: Path,
+) -> None:
+    for films in (1, 10):
+        folder = tmp_path / str(films)
+        folder.mkdir()
+        with pytest.raises(SiteError, match="minimum_cell"):
+            film_desk(folder, patients=6, films=films)  # three of them in training
+
+
+def test_a_site_of_many_films_announces_films_and_tells_scores_of_enough_patients(
+    tmp_path: Path,
+) -> None:
+    opened = film_desk(tmp_path, patients=48, films=2)
+    said = opened.answer(Message({"do": "census"})).head["scalars"]
+    assert (said["n"], said["n.a"]) == (48.0, 48.0)  # 24 patients in training
+    assert "store.proto.a" in trained(opened).part("update")
+    metrics = evaluated(opened)
+    assert metrics["test/n"] == 48.0
+    # How many films were set aside says nothing of how many patients.
+    assert opened._metrics({"quarantined/non_finite": 40.0}) == {}
+
+
+def test_films_enough_of_too_few_patients_of_a_class_have_no_score(tmp_path: Path) -> None:
+    opened = film_desk(tmp_path, patients=40, films=9)  # ten patients of each class are tested
+    assert opened.patients.people("test").tolist() == [10, 10]
+    assert evaluated(opened) == {}
+    assert opened._metrics({"test/auroc": 0.5, "train/loss": 0.1}) == {"train/loss": 0.1}
+
+
+def evaluated(opened: Desk) -> dict[str, float]:
+    """Metrics of the test split on the initial state."""
+    half = __import__(type(opened.client).__module__, fromlist=["Server"])
+    state = half.Server().initial(opened.study)
+    names = opened.contract.names_for(opened.patients.modalities)
+    tensors = {f"state/{n}": a for n, a in state.restricted(names).tensors.items()}
+    request = Message({"do": "evaluate", "round": 0, "splits": ["test"]}, tensors)
+    return dict(opened.answer(request).head["metrics"])
+
+
+def test_a_label_known_of_too_few_patients_is_not_told_and_the_others_are(tmp_path: Path) -> None:
+    task = {"labels": {name: {} for name in LABELS}}
+    opened = film_desk(tmp_path, patients=48, films=1, client="fedavg", **task)
+    # Of 24 tested patients every one has pneumonia known, all yes; view of six.
+    assert opened.patients.people("test").tolist() == [[0, 24], [3, 3]]
+    metrics = evaluated(opened)
+    assert "test/brier/pneumonia" in metrics
+    assert not any(name.endswith("view_ap") for name in metrics)
+    hidden = {"test/auroc/view_ap": 0.5, "test/brier/pneumonia": 0.1, "train/loss": 0.1}
+    assert opened._metrics(hidden) == {"test/brier/pneumonia": 0.1, "train/loss": 0.1}
