@@ -2,9 +2,9 @@
 # From nothing to a report, on one machine:
 #   ./poc/run.sh          all of the steps below, then stop and clean
 #   ./poc/run.sh env      environment in .venv, from requirements.txt
-#   ./poc/run.sh data     three generated hospitals that hold different modalities
+#   ./poc/run.sh data     three generated hospitals: DICOM, PNG, NIfTI, SVS and CSV files
 #   ./poc/run.sh up       nvflare poc: a server and three sites on loopback
-#   ./poc/run.sh submit   the job fedmm_demo
+#   ./poc/run.sh submit   the job fedmm_plus_five_kinds
 #   ./poc/run.sh watch    its rounds as they come
 #   ./poc/run.sh report   download the result, compare with local training, write report.html
 #   ./poc/run.sh down     stop

@@ -13,22 +13,28 @@ from pathlib import Path
 
 import lock
 from polyclinic.cli import output
-from polyclinic.data.generator import generate_consortium
+from polyclinic.data.generated.five import SLIDES, TRUNK, generate_five_kinds
 from polyclinic.errors import PolyclinicError
 from services import PocError, Services
 from watch import Watcher
 
 HERE = Path(__file__).resolve().parent
-JOB = HERE.parent / "jobs" / "fedmm_demo"
+JOB = HERE.parent / "jobs" / "fedmm_plus_five_kinds"
 WORKSPACE = Path(os.environ.get("POLYCLINIC_POC_WORKSPACE", HERE / "workspace")).resolve()
-METHODS = "local,multi_fedavg,fedmm,fedmm_plus"
-REPEATS = 2
+METHODS = "local,fedmm_plus"
+REPEATS = 1
+POLYCLINIC = [sys.executable, "-m", "polyclinic.cli.main"]
 
 
 def data(poc: Services) -> None:
-    """Generate the hospitals."""
+    """Generate the hospitals' files, and make bags of features of their slides."""
     shutil.rmtree(poc.consortium, ignore_errors=True)
-    generate_consortium(poc.consortium)
+    for site in generate_five_kinds(poc.consortium):
+        if (site / SLIDES).is_dir():
+            words = ["data", "import", "slides", str(site / SLIDES), str(site)]
+            words += ["--weights", TRUNK, "--keep-names"]
+            command = [*POLYCLINIC, *words]
+            subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
 
 def up(poc: Services) -> None:
@@ -53,12 +59,11 @@ def report(poc: Services) -> None:
     comparison = poc.workspace / "compare.json"
     config = json.loads((JOB / "app/config/config_fed_server.json").read_text("utf-8"))
     rounds = config["workflows"][0]["args"]["rounds"]
-    polyclinic = [sys.executable, "-m", "polyclinic.cli.main"]
-    command = [*polyclinic, "compare", "--sites", str(poc.consortium), "--methods", METHODS]
+    command = [*POLYCLINIC, "compare", "--sites", str(poc.consortium), "--methods", METHODS]
     command += ["--repeats", str(REPEATS), "--rounds", str(rounds), "--json", str(comparison)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     page = poc.workspace / "report.html"
-    command = [*polyclinic, "run", "report", str(result), "--compare", str(comparison)]
+    command = [*POLYCLINIC, "run", "report", str(result), "--compare", str(comparison)]
     subprocess.run([*command, "-o", str(page)], check=True, stdin=subprocess.DEVNULL)
 
 
@@ -77,9 +82,9 @@ def clean(poc: Services) -> None:
 
 
 STEPS: dict[str, tuple[Callable[[Services], None], str]] = {
-    "data": (data, "three generated hospitals"),
+    "data": (data, "three generated hospitals with five kinds of data"),
     "up": (up, "nvflare poc: server and three sites"),
-    "submit": (submit, "the job fedmm_demo"),
+    "submit": (submit, "the job fedmm_plus_five_kinds"),
     "watch": (watch, "its rounds"),
     "report": (report, "the result, a comparison, one page"),
     "down": (down, "stop server and sites"),

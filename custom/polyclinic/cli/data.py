@@ -82,26 +82,47 @@ def describe(
 def generate(
     out: Annotated[Path, typer.Argument(help="Folder that receives three sites and a study.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed, the same hospitals.")] = 0,
+    five_kinds: Annotated[
+        bool, typer.Option("--five-kinds", help="As DICOM, PNG, NIfTI, SVS and CSV files.")
+    ] = False,
     format: output.FormatOption = "txt",  # noqa: A002
 ) -> None:
     """Three small, unlike, invented hospitals to try everything on."""
-    from polyclinic.data.generator import BROKEN, generate_consortium
-
     with output.guarded(format):
         _require_empty(out)
-        sites = generate_consortium(out, seed)
-        data = {"folder": str(out), "sites": [s.name for s in sites], "broken": BROKEN}
-        lines = [f"wrote {out}: study.json, panels.json, {', '.join(s.name for s in sites)}"]
+        sites, broken, after = _generated(out, seed, five_kinds)
+        names = [s.name for s in sites]
+        data = {"folder": str(out), "sites": names, "broken": broken, "next": after}
+        lines = [f"wrote {out}: study.json, {', '.join(names)}"]
         lines += [
             f"{site}: {n} × {reason}, broken on purpose"
-            for site, reasons in BROKEN.items()
+            for site, reasons in broken.items()
             for reason, n in reasons.items()
         ]
         output.emit(
             data,
-            text=lambda: output.screen.print("\n".join(lines), markup=False),
+            text=lambda: output.screen.print("\n".join([*lines, *after]), markup=False),
             format=format,
         )
+
+
+def _generated(
+    out: Path, seed: int, five_kinds: bool
+) -> tuple[list[Path], dict[str, dict[str, int]], list[str]]:
+    """The site folders, what is broken in them, and the commands that are left to the user."""
+    if not five_kinds:
+        from polyclinic.data import generator
+
+        return generator.generate_consortium(out, seed), generator.BROKEN, []
+    from polyclinic.data.generated import five
+
+    sites = five.generate_five_kinds(out, seed=seed)
+    after = [
+        f"polyclinic data import slides {s / five.SLIDES} {s} --weights {five.TRUNK} --keep-names"
+        for s in sites
+        if (s / five.SLIDES).is_dir()
+    ]
+    return sites, five.BROKEN, after
 
 
 def _require_empty(out: Path) -> None:

@@ -15,11 +15,11 @@ def study(extractor: str) -> dict[str, Any]:
     age = {"column": "PatientAge", "reads": "age", "low": 0, "high": 120}
     female = {"column": "PatientSex", "reads": "category", "category": "F", "among": ["F", "M"]}
     view = {"column": "ViewPosition", "reads": "category", "category": "AP", "among": ["AP", "PA"]}
-    small = {"hidden": [32]}
+    small = {"hidden": [64], "clip": 3.0}
     return {
         "name": STUDY,
         "task": {"label": "outcome", "classes": list(CLASSES)},
-        "embedding": 32,
+        "embedding": 64,
         "split": {"source": "random", "test": 0.25, "validation": 0.25},
         "modalities": {
             "cxr": {

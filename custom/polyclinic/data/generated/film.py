@@ -50,7 +50,8 @@ def film_pixels(trait: float, rng: np.random.Generator) -> Grey:
         image = image + lung * spot * 0.12 * np.clip(trait + 2.0, 0.0, 4.0)
     heart = ((x - 0.12) / 0.28) ** 2 + ((y - 0.35) / 0.3) ** 2 < 1
     image = np.where(heart, 0.7, image) + 0.1 * (np.sin(14 * y) > 0.8) * (np.abs(x) < 0.75)
-    return np.clip(image + 0.03 * rng.standard_normal(image.shape), 0.0, 1.0)
+    film: Grey = np.clip(image + 0.03 * rng.standard_normal(image.shape), 0.0, 1.0)
+    return film
 
 
 def write_dicom(path: Path, pixels: Grey, card: Card, number: int, *, style: str = "plain") -> None:

@@ -27,10 +27,11 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Source = Mapping[str, Any]
 
-# Of the features that ``polyclinic data import slides`` makes with the trunk below.
+# ``polyclinic data import slides`` makes the features with this trunk, and calls it so.
 TRUNK = "random:0"
+EXTRACTOR = "resnet34-layer3-random0"
 SLIDES = "slides"
-FEATURES = "wsi"
+FEATURES = "wsi/20x_224px_0px_overlap"
 
 # What is broken on purpose, by site and reason code of polyclinic.data.quarantine.
 BROKEN: dict[str, dict[str, int]] = {
@@ -156,12 +157,14 @@ def _cards(folder: Path, ward: Ward, there: Flags) -> None:
 CXR: Source = {"kind": "image", "folder": "cxr"}
 MRI: Source = {"kind": "volume", "folder": "mri"}
 CNV: Source = {"kind": "vector", "table": "cnv.csv", "units": "log2 ratio"}
+WSI: Source = {
+    "kind": "bag",
+    "folder": FEATURES,
+    "layout": "trident",
+    "extractor": EXTRACTOR,
+    "mpp": MPP,
+}
 VITALS: Source = {"kind": "series", "table": "vitals.csv", "layout": "omop"}
-
-
-def wsi(extractor: str) -> Source:
-    """Where a site's slide features lie, once they are made."""
-    return {"kind": "bag", "folder": FEATURES, "layout": "trident", "extractor": extractor}
 
 
 def _site_1(folder: Path, ward: Ward) -> dict[str, Source]:
@@ -179,18 +182,18 @@ def _site_1(folder: Path, ward: Ward) -> dict[str, Source]:
     return {"cxr": CXR, "metadata": header, "vitals": VITALS}
 
 
-def _site_2(folder: Path, ward: Ward, loading: Floats, extractor: str) -> dict[str, Source]:
+def _site_2(folder: Path, ward: Ward, loading: Floats) -> dict[str, Source]:
     """A tumour centre: scans, slides and copy numbers."""
     scans = ward.some(0.9)
     _scans(folder, ward, scans, lambda i: np.array([True, i % 5 != 0]))
-    _slides(folder, ward, ward.some(0.6))
+    _slides(folder, ward, ward.some(0.45))
     _copy_numbers(folder, ward, ward.some(0.8), loading)
     first, second = (ward.ids[i] for i in np.flatnonzero(scans)[:2])
     voxels = scan_voxels(0.0, ward.rng)["t1"]
     voxels[3:6] = np.nan
     write_scan(folder / "mri" / first / "t1.nii.gz", voxels)
     _write_flat(folder / "mri" / second / "t1.nii.gz")
-    return {"mri": MRI, "wsi": wsi(extractor), "cnv": CNV}
+    return {"mri": MRI, "wsi": WSI, "cnv": CNV}
 
 
 def _write_flat(path: Path) -> None:
@@ -204,12 +207,12 @@ def _write_flat(path: Path) -> None:
     nibabel.save(whole, path)
 
 
-def _site_3(folder: Path, ward: Ward, loading: Floats, extractor: str) -> dict[str, Source]:
+def _site_3(folder: Path, ward: Ward, loading: Floats) -> dict[str, Source]:
     """A general hospital: a little of everything, of each patient something else."""
     films = ward.some(0.7)
     _films(folder, ward, films, ("png", "plain"))
     _scans(folder, ward, ward.some(0.4), lambda i: np.array([i % 4 != 0, True]))
-    _slides(folder, ward, ward.some(0.4))
+    _slides(folder, ward, ward.some(0.3))
     _vitals(folder, ward, ward.some(0.6))
     _copy_numbers(folder, ward, ward.some(0.6), loading)
     _cards(folder, ward, ward.some(0.9))
@@ -219,7 +222,7 @@ def _site_3(folder: Path, ward: Ward, loading: Floats, extractor: str) -> dict[s
     return {
         "cxr": CXR,
         "mri": MRI,
-        "wsi": wsi(extractor),
+        "wsi": WSI,
         "vitals": VITALS,
         "cnv": CNV,
         "metadata": metadata,
@@ -241,14 +244,12 @@ def _finish(folder: Path, ward: Ward, sources: Mapping[str, Source]) -> None:
 
 def generate_five_kinds(
     folder: Path,
-    extractor: str,
     seed: int = 0,
     patients: Sequence[int] = (150, 150, 170),
 ) -> list[Path]:
     """The folders of three sites, with the study they share beside them in ``folder``.
 
     Args:
-        extractor: name of the slide features' extractor, which site and study declare.
         patients: of each site, at least 20.
     """
     if len(patients) != 3 or min(patients) < 20:
@@ -259,10 +260,7 @@ def generate_five_kinds(
     for place in folders:
         place.mkdir(parents=True)
     _finish(folders[0], wards[0], _site_1(folders[0], wards[0]))
-    _finish(folders[1], wards[1], _site_2(folders[1], wards[1], loading, extractor))
-    _finish(folders[2], wards[2], _site_3(folders[2], wards[2], loading, extractor))
-    (folder / "study.json").write_text(json.dumps(study(extractor), indent=2) + "\n")
+    _finish(folders[1], wards[1], _site_2(folders[1], wards[1], loading))
+    _finish(folders[2], wards[2], _site_3(folders[2], wards[2], loading))
+    (folder / "study.json").write_text(json.dumps(study(EXTRACTOR), indent=2) + "\n")
     return folders
-
-
-__all__ = ["BROKEN", "FEATURES", "MPP", "SLIDES", "STUDY", "TRUNK", "generate_five_kinds", "study"]
