@@ -184,5 +184,32 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
     return pipe
 
 
-DECODER = Decoder()
+class Decoders:
+    """As many processes as threads decode at the same time; one where films come one by one."""
+
+    def __init__(self) -> None:
+        self._free: list[Decoder] = []
+        self._lock = threading.Lock()
+
+    def decode(
+        self, asked: dict[str, Any], value: bytes | memoryview
+    ) -> tuple[npt.NDArray[Any], str]:
+        """As ``Decoder.decode``, by one that is free."""
+        with self._lock:
+            decoder = self._free.pop() if self._free else Decoder()
+        try:
+            return decoder.decode(asked, value)
+        finally:
+            with self._lock:
+                self._free.append(decoder)
+
+    def close(self) -> None:
+        """End the processes that are free."""
+        with self._lock:
+            free, self._free = self._free, []
+        for decoder in free:
+            decoder.close()
+
+
+DECODER = Decoders()
 atexit.register(DECODER.close)
