@@ -76,9 +76,10 @@ class Clock:
         if self.hours:
             read = {c: hour(c, self.decimal_comma) for c in set(cells)}
             return np.array([UNKNOWN if (h := read[c]) is None else h for c in cells], np.int64)
-        pairs = [moment(c, self.recipe.daily) for c in cells]
-        self.zones |= {zoned for time, zoned in pairs if time is not None}
-        return np.array([UNKNOWN if time is None else time for time, _ in pairs], np.int64)
+        known = {c: moment(c, self.recipe.daily) for c in set(cells)}
+        self.zones |= {zoned for time, zoned in known.values() if time is not None}
+        when = {c: UNKNOWN if time is None else time for c, (time, _) in known.items()}
+        return np.array([when[c] for c in cells], np.int64)
 
     def _read_manifest(self, request: Request) -> None:
         """Starts from the manifest.

@@ -75,13 +75,19 @@ def read_column(
     if isinstance(cells, np.ndarray) and field.rule.reads == "number":
         return _bounded(cells, field)
     texts = [_spelled(v) for v in cells.tolist()] if isinstance(cells, np.ndarray) else cells
-    pairs = [reader(c) for c in texts]
-    causes = Counter(cause for _, cause in pairs)
+    known = {c: reader(c) for c in set(texts)}
+    number_of = {c: value for c, (value, _) in known.items()}
+    values = np.array([number_of[c] for c in texts], dtype=np.float64)
+    cause_of = {c: cause for c, (_, cause) in known.items()}
+    if not any(cause_of.values()):
+        return values, Counter(), []
+    told = [cause_of[c] for c in texts]
+    causes = Counter(told)
     del causes[""]
     aside = []
     if SET_ASIDE & set(causes):
-        aside = [(i, cause) for i, (_, cause) in enumerate(pairs) if cause in SET_ASIDE]
-    return np.array([v for v, _ in pairs], dtype=np.float64), causes, aside
+        aside = [(i, cause) for i, cause in enumerate(told) if cause in SET_ASIDE]
+    return values, causes, aside
 
 
 def _spelled(value: float) -> str:

@@ -48,7 +48,8 @@ class TextStream:
         lines, rows, ragged = list[int](), list[list[str]](), list[int]()
 
         def made() -> Chunk:
-            ids = [as_id(r[at]) for r in rows]
+            spelled = {c: as_id(c) for c in {r[at] for r in rows}}
+            ids = [spelled[r[at]] for r in rows]
             cells = {c: [r[i].strip() for r in rows] for c, i in places.items()}
             return Chunk(tuple(lines), ids, dict(cells), tuple(ragged))
 

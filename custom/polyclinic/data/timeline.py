@@ -1,7 +1,6 @@
 """The hours of a series: how many steps, when they start, and what a time cell says."""
 
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -88,7 +87,6 @@ def recipe_of(name: str, modality: Modality) -> SeriesRecipe:
     return recipe
 
 
-@lru_cache(maxsize=1 << 17)
 def moment(cell: str, daily: bool) -> tuple[int | None, bool]:
     """Milliseconds since 1970 of an ISO 8601 time, and whether it names its zone.
 
