@@ -97,7 +97,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_text_of_an_element_is_empty_when_absent_or_broken(path: Path) -> None:
-    path.write_bytes(encoded(film(pattern(), PatientName="A^B")))
+    path.write_bytes(encoded(film(pattern(), PatientName="A^B", ViewCodeSequence=Sequence([Dataset()]))))
     header = read_header(path)
     # Three bytes are no number of two bytes each.
     header[0x00280034] = RawDataElement(BaseTag(0x00280034), "US", 3, b"abc", 0, False, True)
@@ -105,6 +105,7 @@ def test_text_of_an_element_is_empty_when_absent_or_broken(path: Path) -> None:
     assert header_text(header, "PatientAge") == ""
     assert header_text(header, "NoSuchKeyword") == ""
     assert header_text(header, "PatientName") == "A^B"
+    assert header_text(header, "ViewCodeSequence") == ""
 
 
 def test_several_values_are_joined_by_a_backslash(path: Path) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
 
 from polyclinic.data.flaw import Flaw, guarded, read_bytes
 from polyclinic.data.quiet import quiet
@@ -85,10 +87,9 @@ def header_text(header: Dataset, keyword: str) -> str:
     with quiet():
         try:
             value = header.get(keyword)
-            if value is None or isinstance(value, bytes | Dataset):
+            if value is None or isinstance(value, bytes | Sequence):
                 return ""
-            many = not isinstance(value, str) and hasattr(value, "__iter__")
-            parts = [str(part) for part in value] if many else [str(value)]
+            parts = [str(part) for part in value] if isinstance(value, MultiValue) else [str(value)]
         except Exception:
             # A value that pydicom cannot convert is a value that is absent.
             return ""

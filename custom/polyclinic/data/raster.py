@@ -25,7 +25,10 @@ def read_raster(data: bytes) -> npt.NDArray[np.float32]:
     """
     with quiet():
         # Opening reads the header only: a bomb is refused before it is inflated.
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise Flaw("too_large", "more pixels than Pillow opens") from None
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise Flaw("too_large", f"{height} x {width} pixels")
