@@ -1,5 +1,6 @@
 """``polyclinic data import``: a hospital's folder of files made into a site folder."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -78,7 +79,8 @@ def import_folder(
         with output.progress("importing", planned(folder, said)) as advance:
             result = import_folder(folder, out, said, advance)
         data = _told(result, said)
-        output.emit(data, text=lambda: _print(data), format=format, ok=data["ok"])
+        target = out
+        output.emit(data, text=lambda: _print(data, target), format=format, ok=data["ok"])
 
 
 def _told(result: "Imported", plan: "ImportPlan") -> dict[str, Any]:
@@ -115,7 +117,7 @@ def _told(result: "Imported", plan: "ImportPlan") -> dict[str, Any]:
     }
 
 
-def _print(data: Mapping[str, Any]) -> None:
+def _print(data: Mapping[str, Any], out: Path) -> None:
     rows = [
         [name, f["taken"], f["new"], sum(f["refused"].values()), f["passed_over"], f["gone"]]
         for name, f in data["files"].items()
@@ -130,9 +132,10 @@ def _print(data: Mapping[str, Any]) -> None:
         output.table("refused", ["files", "reason", "count"], refused)
     for line in _remarks(data):
         output.screen.print(line, markup=False)
-    check = "Next: polyclinic data check OUT --study STUDY (OUT is the site folder just written)"
-    done = f"Imported {data['patients']} patients. {check}"
-    output.screen.print(done if data["ok"] else f"Not all went as planned. {check}", markup=False)
+    done = f"Imported {data['patients']} patients." if data["ok"] else "Not all went as planned."
+    output.screen.print(done, markup=False)
+    check = f"Next: polyclinic data check {shlex.quote(str(out))} --study STUDY"
+    output.screen.print(check, markup=False, soft_wrap=True)
 
 
 def _remarks(data: Mapping[str, Any]) -> list[str]:

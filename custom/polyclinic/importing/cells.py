@@ -9,6 +9,7 @@ MAX_CODES = 50
 MAX_CODE_LENGTH = 32
 # A column counts as numbers when at least this share of its cells are.
 NUMERIC_SHARE = 0.8
+_PARTED = re.compile("[|;,]")
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "-", "."})
 _NUMBER = re.compile(r"[<>]?=?\s?[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d{1,3})?")
 _AGE = re.compile(r"(\d{1,3})\s?([DWMY])|90\+", re.IGNORECASE)
@@ -49,6 +50,12 @@ def kept_column(cells: Sequence[str], ids: Sequence[str]) -> tuple[list[str], st
     known = set(ids)
     fits = [c not in known and not _DATE.fullmatch(c) and c[:1] not in _FORMULA for c in cells]
     return _fitting(cells, fits)
+
+
+def coded(cells: Sequence[str], codes: Sequence[str]) -> tuple[list[str], str, int]:
+    """A column of listed codes and their combinations, as ``kept_column`` returns it."""
+    known = {c.strip() for c in codes}
+    return _fitting(cells, [{p.strip() for p in _PARTED.split(c)} <= known for c in cells])
 
 
 def _fitting(cells: Sequence[str], fits: Sequence[bool]) -> tuple[list[str], str, int]:

@@ -49,7 +49,9 @@ def id_of(rule: Finder | None, name: str, header: Dataset | None, listed: Mappin
         return (hit.group(1) or "") if hit else ""
     if rule.folder:
         return folders[rule.folder - 1] if len(folders) >= rule.folder else ""
-    return listed.get(as_id(name), listed.get(as_id(last), ""))
+    # A table may name a path, a file, or a file without its suffix.
+    spellings = (name, last, last.removesuffix(".gz").rpartition(".")[0])
+    return next((listed[as_id(s)] for s in spellings if as_id(s) in listed), "")
 
 
 def _listed(root: Path, rule: Finder | None, what: str) -> dict[str, str]:

@@ -77,7 +77,8 @@ class Finder(_Strict):
         dicom: attribute of the file's header.
         name: regular expression over the file's name, with one group around the id.
         folder: how many folders below the imported one the patient's folder lies; 1 is the first.
-        table: CSV with the columns ``file`` (its name, or path in the folder) and ``id``.
+        table: CSV with the columns ``file`` (path in the folder, name, or name without suffix) and
+            ``id``.
     """
 
     dicom: Literal["", "PatientID", "AccessionNumber", "StudyID"] = ""
@@ -128,12 +129,15 @@ class TableRule(_Strict):
     Attributes:
         id: column with the patient id.
         columns: by new name, the table's own; codes and numbers, never free text.
+        codes: by new name, the codes of a column that would count as free text; other cells, and
+            combinations of others with ``|``, ``;`` or ``,``, become blank.
         record: column that names one record (film, visit) of a patient; becomes a pseudonym.
     """
 
     table: Place
     id: Heading = "patient_id"
     columns: dict[OutName, Heading] = Field(default_factory=dict, max_length=20_000)
+    codes: dict[OutName, tuple[Heading, ...]] = Field(default_factory=dict)
     age: AgeRule | None = None
     hours: HoursRule | None = None
     record: str = ""
@@ -142,6 +146,8 @@ class TableRule(_Strict):
     def _something(self) -> "TableRule":
         if not (self.columns or self.age):
             raise ValueError("columns names what is taken over of the table")
+        if set(self.codes) - set(self.columns):
+            raise ValueError("codes are of columns that are taken over")
         if self.id in self.columns.values():
             raise ValueError("the column of the patient id is not taken over as a value")
         return self

@@ -12,7 +12,7 @@ from polyclinic.data.flaw import Flaw
 from polyclinic.data.quarantine import Entry
 from polyclinic.data.table import MAX_BYTES, TextTable, parse
 from polyclinic.errors import DataError, DataRejected
-from polyclinic.importing.cells import age_between, capped_age, kept_column, moment
+from polyclinic.importing.cells import age_between, capped_age, coded, kept_column, moment
 from polyclinic.importing.folder import whole
 from polyclinic.importing.people import People
 from polyclinic.importing.plan import TableRule
@@ -77,13 +77,15 @@ def clean_table(
     names = [people.named(row[at[rule.id]]) for row in rows]
     columns: dict[str, list[str]] = {key: names}
     if rule.record:
-        cells = (row[at[rule.record]] for row in rows)
-        columns[RECORD] = [people.record(n, c) for n, c in zip(names, cells, strict=True)]
+        visits = [row[at[rule.record]] for row in rows]
+        columns[RECORD] = [people.record(n, v) for n, v in zip(names, visits, strict=True)]
     dropped: dict[str, str] = {}
     blanked: Counter[str] = Counter()
     ids = [row[at[rule.id]] for row in rows]
     for new, old in rule.columns.items():
-        kept, why, lost = kept_column([row[at[old]] for row in rows], ids)
+        cells = [row[at[old]] for row in rows]
+        codes = rule.codes.get(new)
+        kept, why, lost = coded(cells, codes) if codes else kept_column(cells, ids)
         blanked[new] += lost
         if why:
             dropped[new] = why
