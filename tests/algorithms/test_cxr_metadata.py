@@ -40,12 +40,20 @@ def server(mode: str = "joint", **more: object) -> cxr_metadata.Server:
 
 
 def sites(study: Study = STUDY) -> dict[str, Hospital]:
-    """One site with everything, one without metadata, one without films."""
+    """One site with everything, one without metadata, one without films.
+
+    Many patients lack a modality, and every third the first field (age) of the metadata they have.
+    """
     held = {"all": tuple(SIZES), "films": ("cxr",), "tables": ("labs", "metadata")}
-    return {
+    found = {
         s: a_hospital(s, m, study=study, seed=i, absent=0.3)
         for i, (s, m) in enumerate(held.items())
     }
+    for site in ("all", "tables"):
+        for batch in found[site].splits.values():
+            batch.fields["metadata"][::3, 0] = False
+            batch.inputs["metadata"][::3, 0] = 0.0
+    return found
 
 
 def in_turn(hospital: Hospital, modality: str, value: float) -> Hospital:
@@ -230,6 +238,25 @@ def test_metadata_have_a_step_size_of_their_own() -> None:
     largest = {n: float(np.abs(update[n]).max()) for n in ("enc.cxr.out.bias", "head.fused.0.bias")}
     assert largest["enc.cxr.out.bias"] == pytest.approx(1e-3, rel=1e-2)
     assert largest["head.fused.0.bias"] == pytest.approx(1e-2, rel=1e-2)
+
+
+def test_the_policy_of_miles_may_set_the_encoders_step_sizes_of_joint_training() -> None:
+    state, hospital = server().initial(STUDY), sites()["all"]
+    plain, idle, slowed = (
+        client(**how).train(hospital, state, {}, 1).update.tensors
+        for how in (
+            {},
+            {"balance": "miles", "balance_mu": 1.0},
+            {"balance": "miles", "balance_tau": 0.0, "balance_mu": 0.01, "balance_on": "train"},
+        )
+    )
+    assert all(np.array_equal(plain[n], idle[n]) for n in plain)
+    # The encoder of the modality that dominates is slowed, here to a hundredth.
+    size = {
+        m: np.abs(slowed[f"enc.{m}.out.weight"]).max() / np.abs(plain[f"enc.{m}.out.weight"]).max()
+        for m in SIZES
+    }
+    assert sum(ratio < 0.1 for ratio in size.values()) == 1
 
 
 def test_unknown_labels_of_several_are_trained_around() -> None:
