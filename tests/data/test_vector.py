@@ -1,9 +1,11 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from polyclinic.data.vector import VectorColumn, absent, join, statistics, twins
-from polyclinic.errors import DataError
+from polyclinic.errors import DataError, StudyError
+from polyclinic.models.multimodal import HeadSettings, SiteModel
 from polyclinic.study import Modality
 
 NAN = float("nan")
@@ -134,3 +136,103 @@ def test_b15_the_same_measurements_under_two_ids_are_noticed() -> None:
 def test_repeated_calls_and_counts_are_no_twins() -> None:
     assert twins(column([[0.0, 1.0, -2.0] * 5] * 3)) == 0
     assert twins(column([[0.5] * 7 + [1.0]] * 2)) == 0
+
+
+def ruled(hospital, cells, fields, columns=("x",), features=("x",), suffix="csv", **source) -> None:
+    """Patients with the cells of one table, read by rules."""
+    ids = hospital.patients(len(cells))
+    rows = dict(zip(ids, cells, strict=True))
+    hospital.vector("v", rows, columns=columns, panel=features, **source)
+    hospital.study_modalities["v"]["fields"] = fields
+    if suffix == "parquet":
+        pd.read_csv(hospital.root / "v.csv", dtype=str).to_parquet(hospital.root / "v.parquet")
+        hospital.modalities["v"]["table"] = "v.parquet"
+
+
+AGES = ["45", "045Y", "018M", "95", "90+", "", "forty", "-1", "130", "44"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_b13_strange_ages_are_masked_capped_and_told(hospital, suffix: str) -> None:
+    rule, panel = {"age": {"reads": "age"}}, ("age", "b")
+    ruled(hospital, [(a, 1) for a in AGES], rule, panel, panel, suffix)
+    hospital.options["max_loss_fraction"] = 0.0  # no patient is lost to a cell
+    cohort = hospital.open()
+    reading = cohort.records.readings["v"]
+    ages = torch.where(reading.column.fields, reading.column.values, NAN)[:, 0].numpy()
+    expected = [45, 45, 1.5, 90, 90, NAN, NAN, NAN, NAN, 44]
+    np.testing.assert_array_equal(ages, np.float32(expected))
+    assert reading.column.present.all()
+    assert reading.absent == {"blank": 1, "text": 1}
+    assert [(e.reason, e.reference) for e in reading.entries] == [
+        ("impossible_value", "line 9"),
+        ("impossible_value", "line 10"),
+    ]
+    assert cohort.quarantine.counts == {"impossible_value": 2}
+    assert cohort.quarantine.lost == {}
+    listed = (hospital.root / "state" / "quarantine" / "tiny.csv").read_text()
+    assert "impossible_value,v,line 9," in listed
+
+
+def test_b13_statistics_of_the_site_are_no_part_of_what_is_trained_or_sent(hospital) -> None:
+    ruled(hospital, [(a,) for a in AGES] * 2, {"age": {"reads": "age"}}, ("age",), ("age",))
+    cohort = hospital.open()
+    ready = cohort.selection.columns["v"]
+    assert (ready.mean, ready.scale) == ((), ())
+    model = SiteModel(cohort.study, ("v",), HeadSettings(slots=("v",)))
+    assert not list(model.buffers())  # an average of ages would travel as a buffer
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_several_features_come_from_one_column(hospital, suffix: str) -> None:
+    views = ("AP", "PA", "LL")
+    fields = {
+        f"view_{v.lower()}": {"column": "view", "reads": "category", "category": v, "among": views}
+        for v in views
+    }
+    cells = [("AP",), ("PA",), ("oblique",), ("LL",)] * 2
+    ruled(hospital, cells, fields, ("view",), tuple(fields), suffix)
+    reading = hospital.open().records.readings["v"]
+    assert reading.column.values[:4].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1]]
+    assert reading.column.fields.all(dim=1).tolist() == [True, True, False, True] * 2
+    assert {e.reason for e in reading.entries} == {"unknown_category"}
+    assert {f.set_aside for f in reading.facts} == {2}
+
+
+def test_limits_and_intervals_are_numbers_and_are_counted(hospital) -> None:
+    cells = [("<0.5",), ('"[3,5]"',), ("-inf",), ("7",)] * 2
+    ruled(hospital, cells, {})
+    reading = hospital.open().records.readings["v"]
+    assert reading.column.values[:4, 0].tolist() == [0.5, 4.0, 0.0, 7.0]
+    assert reading.column.fields[:4, 0].tolist() == [True, True, False, True]
+    assert reading.absent == {"infinite": 2}
+    assert reading.notes == (
+        "2 value(s) an interval, taken as its middle",
+        "2 value(s) at a limit of detection, taken as the limit",
+    )
+
+
+def test_values_of_other_patients_are_not_set_aside(hospital) -> None:
+    ruled(hospital, [("1",)] * 8, {"x": {"high": 10}})
+    with (hospital.root / "v.csv").open("a") as file:
+        file.write("stranger,999\n")
+    reading = hospital.open().records.readings["v"]
+    assert reading.entries == ()
+    assert reading.outside == 1
+
+
+def test_a_column_of_mostly_impossible_values_is_refused_by_name(hospital) -> None:
+    ruled(hospital, [(98.6,)] * 11 + [(37,)] * 10, {"x": {"low": 25, "high": 45}})
+    with pytest.raises(DataError, match="'x'") as refusal:
+        hospital.open()
+    assert not any(c.isdigit() for c in str(refusal.value))
+    ruled(hospital, [(98.6,)] * 10 + [(37,)] * 9, {"x": {"low": 25, "high": 45}})
+    hospital.options["max_loss_fraction"] = 1.0
+    hospital.open()  # ten values are no verdict on a column
+
+
+def test_a_rule_cannot_make_the_label_or_the_patient_a_feature(hospital) -> None:
+    for column in ("outcome", "patient_id"):
+        ruled(hospital, [("1",)] * 8, {"x": {"column": column}})
+        with pytest.raises(StudyError, match="as features"):
+            hospital.open()
