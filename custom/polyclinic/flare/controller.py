@@ -26,6 +26,7 @@ from polyclinic.flare.archive import FEWEST_SITES
 from polyclinic.flare.bundle import check_bundle
 from polyclinic.flare.endurance import bear_with_sites
 from polyclinic.flare.guard import MOST_PATIENTS
+from polyclinic.flare.payload import bear_with_payloads, largest_message
 from polyclinic.flare.runbook import LATEST, RunBook, latest_run, run_folder
 from polyclinic.flare.study_run import STAGES, Aborted, StudyRun, Terms
 from polyclinic.study import load_study
@@ -172,6 +173,7 @@ class Rounds(Controller):
         check_bundle(config)
         study = load_study(config)
         contract = self.server.contract(study)
+        bear_with_payloads(largest_message(contract.nbytes_for(study.modalities)))
         algorithm = f"{type(self.server).__module__}.{type(self.server).__qualname__}"
         if self.run == LATEST:
             self.run, self.start_round = latest_run(workspace, study, algorithm)
