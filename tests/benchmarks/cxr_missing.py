@@ -1,6 +1,6 @@
 """Films joined with metadata against its rivals as more and more patients lack metadata.
 
-    python poc/cohorts.py cxr --source DIR --out SITES
+    python poc/cohorts.py cxr --source DIR --plan nih_hannover --out SITES
     python tests/benchmarks/cxr_missing.py --sites SITES --repeats 5 --json OUT.json
 
 Every method is trained on the patients as they are, once a repeat (another split, other starts);

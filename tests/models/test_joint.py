@@ -113,7 +113,9 @@ def test_c2_what_stands_where_a_bit_is_zero_changes_nothing(joining: str, garbag
 
 
 @pytest.mark.parametrize("joining", JOININGS)
-def test_a_patient_with_metadata_and_no_film_trains_all_but_the_films_encoder(joining: str) -> None:
+def test_b16_a_patient_with_metadata_and_no_film_trains_all_but_the_films_encoder(
+    joining: str,
+) -> None:
     model, batch = a_joint(joining).train(), without(a_batch(absent=0.0), "cxr")
     output = model(batch)
     output.fused.square().mean().backward()
