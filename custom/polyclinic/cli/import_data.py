@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from polyclinic.cli import output
+from polyclinic.cli.import_slides import import_slides
 from polyclinic.description import read_description
 from polyclinic.errors import StudyError
 
@@ -41,6 +42,9 @@ import_app = typer.Typer(
 @import_app.callback()
 def _group() -> None:
     """Make a site folder from DICOM, NIfTI, PNG, JPEG and CSV: FOLDER OUT --plan import.yaml"""
+
+
+import_app.command("slides")(import_slides)
 
 
 @import_app.command(_FOLDER)

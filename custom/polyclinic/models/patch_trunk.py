@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet34_Weights, resnet34
 
+from polyclinic.device import require_device
 from polyclinic.errors import SiteError
 from polyclinic.models.weights import load_weights
 
@@ -99,9 +100,9 @@ def extractor(weights: str, sha256: str = "", device: str = "cpu") -> Extractor:
         sha256: that the file must have; "" takes any.
 
     Raises:
-        SiteError: no such file, another hash, or not the weights of a ResNet-34.
+        SiteError: no such file or device, another hash, or not the weights of a ResNet-34.
     """
-    trunk = PatchTrunk()
+    place, trunk = require_device(device), PatchTrunk()
     if weights.startswith(RANDOM):
         seed = _seed(weights)
         _draw(trunk, seed)
@@ -110,7 +111,6 @@ def extractor(weights: str, sha256: str = "", device: str = "cpu") -> Extractor:
         _fill(trunk, load_weights(_file(weights), sha256))
         name = f"resnet34-layer3-{digest(trunk)[:8]}"
     found = digest(trunk)
-    place = torch.device(device)
     trunk = trunk.eval().requires_grad_(False).to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Extractor(name, found, trunk, place)
 
