@@ -67,7 +67,8 @@ def read_bytes(path: Path, limit: int) -> bytes:
     if size > limit:
         raise Flaw("too_large", f"{size >> 20} MiB")
     with path.open("rb") as file:
-        return file.read(limit)
+        # Its own size, not the limit: Python takes the memory that it is asked to fill.
+        return file.read(size)
 
 
 def _regular(path: Path) -> bool:

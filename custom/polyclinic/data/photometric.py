@@ -29,6 +29,7 @@ PERCENTILES = (0.5, 99.5)
 # Red, green, blue; ITU-R BT.601, the Y of YBR_FULL.
 LUMA = (0.299, 0.587, 0.114)
 MAX_LUT_ENTRIES = 1 << 16
+COUNTED_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Tone:
         """Brightness by bit pattern; ``patterns`` are those of the film, for its percentiles."""
         shown = self.brightness
         if shown is None:
-            counts = np.bincount(patterns.ravel(), minlength=len(self.values))
+            counts = _counted(patterns.ravel(), len(self.values))
             shown = _stretched(self.values, np.where(self.padding, 0, counts))
         shown = 1.0 - shown if self.inverted else shown
         return np.where(self.padding, 0.0, shown).astype(np.float32)
@@ -202,6 +203,14 @@ def luma(pixels: npt.NDArray[Any], photometric: str, bits: int) -> npt.NDArray[n
             grey += pixels[..., channel] * np.float32(weight)
     grey /= np.float32((1 << bits) - 1)
     return np.clip(grey, 0.0, 1.0, out=grey)
+
+
+def _counted(patterns: npt.NDArray[np.uint16], kinds: int) -> npt.NDArray[np.int64]:
+    """How often each pattern occurs; in blocks, since bincount makes a copy of 8 bytes a pixel."""
+    counts = np.zeros(kinds, np.int64)
+    for start in range(0, len(patterns), COUNTED_AT_ONCE):
+        counts += np.bincount(patterns[start : start + COUNTED_AT_ONCE], minlength=kinds)
+    return counts
 
 
 def _stretched(values: Values, counts: npt.NDArray[np.int64]) -> Values:

@@ -168,7 +168,7 @@ def bit_patterns(pixels: npt.NDArray[Any], layout: Layout) -> npt.NDArray[np.uin
         low, high = int(wide.min()), int(wide.max())
         fits = low >= -(1 << (layout.stored - 1)) and high <= mask
     else:
-        fits = pixels.min() >= 0 and pixels.max() <= mask
+        fits = pixels.max() <= mask and (pixels.dtype.kind == "u" or pixels.min() >= 0)
     if not fits and not layout.overlays:
         raise Flaw("bad_header", f"pixel values of more than {layout.stored} bits")
     if fits and not layout.signed:
