@@ -203,3 +203,15 @@ def test_a_draft_of_a_folder_with_nothing_to_read_is_refused(
     told = capsys.readouterr().err
     assert "1 other" in told
     assert "KANARI" not in told
+
+
+def test_slides_are_a_command_and_a_folder_of_that_name_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(["data", "import", "slides", "--help"]) == 0
+    assert "--weights" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides" / "a.csv").write_text("id\n1\n")
+    assert run(["data", "import", "./slides", "--draft"]) == 0
+    assert "1 table" in capsys.readouterr().out

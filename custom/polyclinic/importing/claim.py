@@ -37,6 +37,9 @@ def claimed(out: Path, storage: Path) -> Iterator[bytes]:
             got="one with other content",
             remedy="name another folder",
         )
+    if not made:
+        with contextlib.suppress(OSError):  # what is wrong with it, the key's own error says
+            out.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = load_key(storage, create=not made)
     if made and made != fingerprint(key):
         raise SiteError(

@@ -8,6 +8,7 @@ Every function raises ``ValueError`` on a chain that is broken: what cannot be f
 cannot be cleaned. The message holds no byte of the file.
 """
 
+import re
 import struct
 import zlib
 
@@ -17,6 +18,8 @@ J2K_MARK = b"\xff\x4f\xff\x51"
 _PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"sBIT", b"gAMA", b"IDAT", b"IEND"})
 _SOI, _EOI, _SOS, _COM = 0xD8, 0xD9, 0xDA, 0xFE
 _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
+# A marker that is no restart; in coded pixels 0xFF is followed by less than 0x80.
+_NEXT = re.compile(b"\xff[\x80-\xcf\xd8-\xfe]")
 _ORIENTATION = 0x0112
 _CORE = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12), 0xE8: (b"mrfx", 5)}
 
@@ -84,13 +87,10 @@ def _length(data: bytes, at: int) -> int:
 
 def _scan_end(data: bytes, at: int) -> int:
     """Where the coded pixels that begin here end: at the next marker that is no restart."""
-    while True:
-        at = data.find(b"\xff", at)
-        _expect(0 <= at < len(data) - 1, "coded pixels without an end")
-        following = data[at + 1]
-        if following >= 0x80 and following not in _ALONE and following != 0xFF:
-            return at
-        at += 1
+    end = _NEXT.search(data, at)
+    if end is None:
+        raise ValueError("coded pixels without an end")
+    return end.start()
 
 
 def _is_turned(exif: bytes) -> bool:
