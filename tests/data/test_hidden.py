@@ -1,9 +1,11 @@
 """Patients from whom modalities or fields are hidden."""
 
+from dataclasses import dataclass, field
+
 import pytest
 import torch
 
-from polyclinic.data.hidden import hide
+from polyclinic.data.hidden import Veil, hide
 from polyclinic.data.selection import Selection
 from polyclinic.data.vector import VectorColumn
 from polyclinic.errors import StudyError
@@ -97,6 +99,51 @@ def test_single_fields_are_hidden_each_by_its_own_chance() -> None:
     assert not torch.equal(fields[:, 0], fields[:, 1])
     assert torch.equal(batch.inputs["m"], fields.float())
     assert torch.equal(batch.present["m"], fields.any(1))
+
+
+@dataclass(frozen=True)
+class Ones:
+    """A column of ones of any shape."""
+
+    shape: tuple[int, ...]
+    fields: tuple[int, ...]
+    present: torch.Tensor = field(default_factory=lambda: torch.ones(2, dtype=torch.bool))
+
+    def prepared(self, train: torch.Tensor) -> "Ones":
+        return self
+
+    def collate(
+        self, rows: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        n = len(rows)
+        return torch.ones(n, *self.shape), torch.ones(n, *self.fields, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fields"),
+    [((4,), (4,)), ((5, 3), (5,)), ((1, 6, 6), (1,)), ((2, 3, 3, 3), (2,)), ((7, 4), (7, 4))],
+    ids=["vector", "bag", "image", "volume", "series"],
+)
+def test_every_kind_of_input_is_zero_and_false_for_a_hidden_patient_and_as_it_was_for_others(
+    shape: tuple[int, ...], fields: tuple[int, ...]
+) -> None:
+    veil = Veil(Ones(shape, fields), torch.tensor([[True], [False]]))
+    x, there = veil.collate(torch.tensor([1, 0, 1]))
+
+    assert veil.present.tolist() == [True, False]
+    assert x.shape == (3, *shape)
+    assert there.shape == (3, *fields)
+    assert x[1].all()
+    assert there[1].all()
+    assert not x[[0, 2]].any()
+    assert not there[[0, 2]].any()
+
+
+def test_a_field_of_a_series_is_hidden_at_every_hour() -> None:
+    shown = torch.tensor([[True, False, True], [True, True, True]])
+    x, there = Veil(Ones((5, 3), (5, 3)), shown).collate(torch.tensor([0, 1]))
+    assert torch.equal(there, shown[:, None, :].expand(2, 5, 3))
+    assert torch.equal(x, there.float())
 
 
 def test_what_is_not_read_here_hides_nothing() -> None:

@@ -16,9 +16,8 @@ from polyclinic.errors import StudyError
 def dropped(batch: Batch, anchor: str, *, modality: float, fields: float) -> Batch:
     """The batch with modalities and fields hidden by chance, drawn from torch's random state.
 
-    The anchor is never hidden, and a patient without it keeps every modality.
-
-    What is drawn does not depend on any value, so that values cannot reach other draws.
+    The anchor is never hidden, and a patient without it keeps every modality. What is drawn does
+    not depend on any value, so that values cannot reach other draws.
     """
     present, inside = dict(batch.present), dict(batch.fields)
     nobody = torch.zeros_like(next(iter(present.values())))
@@ -45,6 +44,11 @@ class Veil:
     def present(self) -> Tensor:
         """Who still has something to be shown; (P,) bool."""
         return self.column.present & self.shown.any(dim=1)
+
+    @property
+    def costly(self) -> bool:
+        """Whether its rows are worth making ahead."""
+        return bool(getattr(self.column, "costly", False))
 
     def prepared(self, train: Tensor) -> "Veil":
         """As it is: it was prepared before anything was hidden."""
