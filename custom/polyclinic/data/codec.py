@@ -14,6 +14,7 @@ import json
 import os
 import resource
 import struct
+import sys
 from typing import Any, BinaryIO
 
 import gdcm  # type: ignore[import-untyped]
@@ -181,7 +182,11 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 
 def main() -> None:
     """Bound this process, keep the codecs' own words off its output, and serve."""
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_ADDRESS_SPACE, MAX_ADDRESS_SPACE))
+    if sys.platform == "linux":  # other kernels refuse or ignore it
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        allowed = MAX_ADDRESS_SPACE if hard == resource.RLIM_INFINITY else hard
+        allowed = min(allowed, MAX_ADDRESS_SPACE)
+        resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
     # A crash must not leave a patient's film on the disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     source = os.fdopen(os.dup(0), "rb")

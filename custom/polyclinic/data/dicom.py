@@ -99,21 +99,30 @@ def header_text(header: Dataset, keyword: str) -> str:
 def _header(path: Path) -> Dataset:
     if not path.is_file():
         raise Flaw("missing_file" if not path.exists() else "unreadable", "no regular file")
-    with quiet(), path.open("rb") as file:
+    with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
-        try:
-            opened = parse(head, MAX_HEADER_BYTES)
-        except Exception as error:
-            if len(head) < HEAD_BYTES:
-                raise error from None
-        else:
-            if opened.pixels is not None or len(head) < HEAD_BYTES:
+        if len(head) == HEAD_BYTES:
+            opened = _beginning(head)
+            if opened is not None and opened.pixels is not None:
                 return opened.header
-        # The header is longer than what was read, or broken; the whole of it will tell.
-        opened = parse(head + file.read(MAX_HEADER_BYTES), MAX_HEADER_BYTES)
-        if opened.pixels is None and file.read(1):
-            raise Flaw("too_large", "a header of more than 8 MiB")
-        return opened.header
+            # The header is longer than what was read, or broken; the whole of it will tell.
+            head += file.read(MAX_HEADER_BYTES)
+        more = bool(file.read(1))
+    with quiet():
+        opened = parse(head, MAX_HEADER_BYTES, whole=False)
+    if opened.pixels is None and more:
+        raise Flaw("too_large", "a header of more than 8 MiB")
+    return opened.header
+
+
+def _beginning(head: bytes) -> Opened | None:
+    """The first bytes of a file, if they can be read alone."""
+    try:
+        with quiet():
+            return parse(head, MAX_HEADER_BYTES, whole=False)
+    except Exception:
+        # Cut by us, or broken: not known yet.
+        return None
 
 
 def open_dicom(path: Path) -> Opened:
@@ -128,11 +137,17 @@ def open_dicom(path: Path) -> Opened:
         return parse(data, MAX_INFLATED_BYTES)
 
 
-def parse(data: bytes, max_inflated: int) -> Opened:
-    """Header and pixels of a file, or of its beginning, in memory.
+def parse(data: bytes, max_inflated: int, *, whole: bool = True) -> Opened:
+    """Header and pixels of a file in memory.
 
     Args:
-        max_inflated: bytes that a deflated file may grow to.
+        max_inflated: bytes that a deflated file is inflated to.
+        whole: refuse a file that would grow larger; else leave the rest out, which is enough
+            for its header.
+
+    Raises:
+        Flaw: with a reason code.
+        Exception: whatever pydicom raises on damaged elements.
     """
     if data[128:PREAMBLE] != b"DICM":
         raise Flaw("not_an_image", "no DICOM preamble")
@@ -143,7 +158,7 @@ def parse(data: bytes, max_inflated: int) -> Opened:
     if not syntax:
         raise Flaw("bad_header", "no transfer syntax")
     if syntax == DEFLATED:
-        data = _inflated(data[stream.tell() :], max_inflated)
+        data = _inflated(data[stream.tell() :], max_inflated, whole)
         stream = _Bytes(data)
     little = syntax != EXPLICIT_BIG
     stops = _Stops(stream, len(data))
@@ -196,13 +211,13 @@ def _with_pixels(opened: Opened, data: bytes, start: int, implicit: bool) -> Ope
     return Opened(opened.header, opened.syntax, pixels, opened.little_endian, swapped)
 
 
-def _inflated(data: bytes, limit: int) -> bytes:
-    """Deflated elements, inflated to at most ``limit`` bytes.
+def _inflated(data: bytes, limit: int, whole: bool) -> bytes:
+    """Deflated elements, inflated to at most one byte more than ``limit``.
 
     Raises:
-        Flaw: ``too_large``; nothing is inflated beyond the limit.
+        Flaw: ``too_large``, when the whole was asked for.
     """
     inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, limit + 1)
-    if len(inflated) > limit:
+    if whole and len(inflated) > limit:
         raise Flaw("too_large", f"more than {limit >> 20} MiB when inflated")
     return inflated

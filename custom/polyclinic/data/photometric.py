@@ -54,8 +54,11 @@ class Tone:
         if shown is None:
             counts = _counted(patterns.ravel(), len(self.values))
             shown = _stretched(self.values, np.where(self.padding, 0, counts))
-        shown = 1.0 - shown if self.inverted else shown
-        return np.where(self.padding, 0.0, shown).astype(np.float32)
+        bright = shown.astype(np.float32)
+        # After rounding: a film is then exactly 1 minus its MONOCHROME2 twin.
+        bright = 1 - bright if self.inverted else bright
+        bright[self.padding] = 0
+        return bright
 
 
 def read_tone(header: Dataset, layout: Layout) -> Tone:
