@@ -97,7 +97,7 @@ def _assigned(
 
 def _place(path: Path, folder: Path, names: Names, order: Sequence[str]) -> int:
     """The place of one file's sequence."""
-    for part in path.relative_to(folder).parts[1:-1]:
+    for part in reversed(path.relative_to(folder).parts[1:-1]):
         if names.sequence(part):
             return order.index(names.sequence(part))
     try:
