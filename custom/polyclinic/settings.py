@@ -12,13 +12,16 @@ cohorts:
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from polyclinic.description import read_description
 from polyclinic.errors import SiteError
 from polyclinic.study import Kind, Name
+
+# What a study calls a file of weights: never a path.
+WeightsName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 LAYOUTS: dict[Kind, tuple[str, ...]] = {
     "vector": ("",),
@@ -123,6 +126,8 @@ class SiteSettings(_Strict):
         max_loss_fraction: largest share of patients that may be set aside before a job is refused.
         minimum_sites: fewest sites, this one included, that a job must have for this site to train.
         max_train_seconds: longest one task may take in the training process.
+        weights: by the name a study gives them, files of weights that an encoder starts from; a
+            site needs them only for encoders that it does not share.
     """
 
     site: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
@@ -134,6 +139,7 @@ class SiteSettings(_Strict):
     max_loss_fraction: float = Field(default=0.01, ge=0.0, le=1.0)
     minimum_sites: int = Field(default=2, ge=1)
     max_train_seconds: int = Field(default=3600, ge=1)
+    weights: dict[WeightsName, str] = Field(default_factory=dict)
     cohorts: dict[Name, CohortSource] = Field(default_factory=dict)
 
     def cohort(self, name: str) -> CohortSource:
@@ -166,5 +172,33 @@ def load_settings(path: Path) -> SiteSettings:
     }
     storage = (base / settings.storage).resolve()
     cache = (base / settings.cache).resolve() if settings.cache else storage / "cache"
-    update = {"storage": str(storage), "cache": str(cache), "cohorts": cohorts}
+    weights = {n: str((base / w).resolve()) for n, w in settings.weights.items()}
+    update = {
+        "storage": str(storage),
+        "cache": str(cache),
+        "cohorts": cohorts,
+        "weights": weights,
+    }
     return settings.model_copy(update=update)
+
+
+class _ServerWeights(_Strict):
+    """What a server says in ``local/weights.yaml``."""
+
+    weights: dict[WeightsName, str] = Field(default_factory=dict)
+
+
+def server_weights(local: Path) -> dict[str, str]:
+    """Files of weights by the name a study gives them, at a server; {} where it has none.
+
+    ``local/weights.yaml`` holds ``weights: {densenet121-imagenet: weights/densenet121.pth}``,
+    relative to itself.
+
+    Raises:
+        SiteError: the file is there and cannot be read.
+    """
+    path = local / "weights.yaml"
+    if not path.exists():
+        return {}
+    found = read_description(path, _ServerWeights, what="weights.yaml", owner="site IT")
+    return {n: str((local.resolve() / w).resolve()) for n, w in found.weights.items()}

@@ -134,14 +134,19 @@ def abort_when(stop: Callable[[], bool]) -> Iterator[None]:
 def initialise(model: nn.Module, groups: Sequence[str], *parts: object) -> None:
     """Draw fresh weights, each group (``enc.cnv``, ``head.fused``) from its own seed.
 
-    A group's start therefore does not depend on which other groups a site or the server holds.
+    A group's start therefore does not depend on which other groups a site or the server holds. An
+    encoder whose study names weights to start from loads them over what was drawn.
+
+    Raises:
+        SiteError: those weights are not here.
     """
     for group in groups:
         with seeded(*parts, group):
-            for module in model.get_submodule(group).modules():
-                reset = getattr(module, "reset_parameters", None)
-                if callable(reset):
-                    reset()
+            for method in ("reset_parameters", "start_from_weights"):
+                for module in model.get_submodule(group).modules():
+                    fill = getattr(module, method, None)
+                    if callable(fill):
+                        fill()
 
 
 def learning_rate(settings: LocalTraining, t: int) -> float:

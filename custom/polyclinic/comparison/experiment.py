@@ -23,6 +23,7 @@ from polyclinic.data.cohort import Cohort, merge, open_cohort
 from polyclinic.errors import PolyclinicError, StudyError
 from polyclinic.evaluation.metrics import scores
 from polyclinic.exchange import State, Tensors
+from polyclinic.models.weights import weights_at
 from polyclinic.settings import SiteSettings, load_settings
 from polyclinic.study import Study
 
@@ -124,13 +125,16 @@ def run_method(
     drawn = method.adapted(study.model_copy(update={"seed": seed}))
     sites = {s: replace(c, study=drawn).resplit(seed) for s, c in cohorts.items()}
     client, server = method.halves()
-    trained = _pooled(sites, client, server, drawn, rounds, method) if method.pool else None
-    if trained is None:
-        result = run_federation(sites, client, server, drawn, rounds)
-        trained = {
-            s: (_slice(server, drawn, p, result.state), result.personal[s])
-            for s, p in sites.items()
-        }
+    # The file is the one that the study's hash names, whoever brings it.
+    places = {n: place for c in sites.values() for n, place in c.settings.weights.items()}
+    with weights_at(places):
+        trained = _pooled(sites, client, server, drawn, rounds, method) if method.pool else None
+        if trained is None:
+            result = run_federation(sites, client, server, drawn, rounds)
+            trained = {
+                s: (_slice(server, drawn, p, result.state), result.personal[s])
+                for s, p in sites.items()
+            }
     whole = [c.with_evaluation_only() for c in sites.values()]
     for site, patients in sites.items():
         tests: dict[str, Patients] = {

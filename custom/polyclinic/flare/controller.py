@@ -29,6 +29,8 @@ from polyclinic.flare.guard import MOST_PATIENTS
 from polyclinic.flare.payload import bear_with_payloads, largest_message
 from polyclinic.flare.runbook import LATEST, RunBook, latest_run, run_folder
 from polyclinic.flare.study_run import STAGES, Aborted, StudyRun, Terms
+from polyclinic.models.weights import weights_at
+from polyclinic.settings import server_weights
 from polyclinic.study import load_study
 
 
@@ -190,7 +192,9 @@ class Rounds(Controller):
             "nvflare": nvflare.__version__,
         }
         if self.run == job:
-            state = book.begin(study, self.server.initial(study), facts)
+            with weights_at(server_weights(Path(workspace.get_site_config_dir()))):
+                initial = self.server.initial(study)
+            state = book.begin(study, initial, facts)
         else:
             state = book.resume(study, self.start_round, facts)
         terms = Terms(

@@ -17,8 +17,11 @@ from polyclinic.models.convolution import (
     densenet121,
     resnet18,
 )
+from polyclinic.models.published import fill
 from polyclinic.models.settings import EncoderSettings, embedding_norm, parse
 from polyclinic.models.transformer import VisionTransformer
+from polyclinic.models.weights import stated_weights
+from polyclinic.settings import WeightsName
 from polyclinic.study import Modality
 
 Width = Annotated[int, Field(ge=GROUPS, le=1024, multiple_of=GROUPS)]
@@ -39,6 +42,9 @@ class ImageSettings(EncoderSettings):
         widths: channels of the stages of ``compact``.
         patch, width, depth, heads: of ``vit``.
         dropout: before the last layer.
+        weights: name of a file of weights that the network starts from, which whoever draws the
+            first weights must have (``polyclinic.models.weights``); never a path.
+        weights_sha256: of that file; a study that names weights names their hash too.
     """
 
     network: Literal["compact", "resnet18", "densenet121", "vit"] = "compact"
@@ -49,11 +55,15 @@ class ImageSettings(EncoderSettings):
     depth: int = Field(default=12, ge=1, le=24)
     heads: int = Field(default=3, ge=1, le=16)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    weights: WeightsName | Literal[""] = ""
+    weights_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
 
     @model_validator(mode="after")
     def _divides(self) -> "ImageSettings":
         if self.width % self.heads:
             raise ValueError("heads divides width")
+        if bool(self.weights) != bool(self.weights_sha256):
+            raise ValueError("weights and weights_sha256 come together")
         return self
 
 
@@ -74,6 +84,17 @@ class ImageEncoder(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
         self.out = nn.Linear(width, embedding)
         self.norm = embedding_norm(settings.norm, embedding)
+        self.stated = settings.weights, settings.weights_sha256
+
+    def start_from_weights(self) -> None:
+        """Fill the network with the weights that the study names, if it does.
+
+        Raises:
+            SiteError: they are not here, or not those of this network.
+        """
+        name, sha256 = self.stated
+        if name:
+            fill(self.network, stated_weights(name, sha256))
 
     def forward(self, x: Tensor, fields: Tensor) -> Tensor:
         """(B, 1, H, W), (B, 1) bool -> (B, D)."""

@@ -3,13 +3,19 @@
 A file of weights travels between people, and torch's old format is a pickle, which is a program.
 Here a file is measured, hashed and compared before anything in it is read; safetensors and torch's
 ``weights_only`` reader build tensors and refuse everything else. Nothing is downloaded.
+
+A study names weights by an id and a hash, and whoever draws first weights (the server; a site for
+what it does not share) says where that file lies. A job therefore names no path, and there is no
+other road than that file: without it a run ends, it never starts from random weights instead.
 """
 
 import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -23,6 +29,30 @@ MAX_BYTES = 4 << 30
 SHA256 = re.compile(r"[0-9a-f]{64}")
 # Under which common checkpoints keep the weights, beside epochs and optimisers.
 NESTED = ("state_dict", "model_state_dict", "model")
+
+_places: ContextVar[Mapping[str, str]] = ContextVar("weights", default={})  # noqa: B039
+
+
+@contextmanager
+def weights_at(places: Mapping[str, str]) -> Iterator[None]:
+    """Find stated weights in these files, by id, inside this context."""
+    token = _places.set(places)
+    try:
+        yield
+    finally:
+        _places.reset(token)
+
+
+def stated_weights(name: str, sha256: str) -> dict[str, Tensor]:
+    """The tensors of the weights that a study names.
+
+    Raises:
+        SiteError: nobody said where they lie, or the file there is another.
+    """
+    place = _places.get().get(name)
+    if place is None:
+        raise _refused(f"a file for the weights '{name}'", "none under 'weights'")
+    return load_weights(Path(place), sha256)
 
 
 def load_weights(path: Path, sha256: str = "") -> dict[str, Tensor]:
@@ -105,5 +135,6 @@ def _refused(expected: str, got: str) -> SiteError:
     return SiteError(
         expected=expected,
         got=got,
-        remedy="bring the file that the study names, from its source; nothing is downloaded here",
+        remedy="bring the file that the study names, and say where it lies under 'weights' (a "
+        "site in polyclinic.yaml, the server in local/weights.yaml); nothing is downloaded here",
     )

@@ -20,6 +20,7 @@ from polyclinic.errors import ContractViolation, SiteError, StudyError
 from polyclinic.evaluation.metrics import BY_LABEL, METRIC_NAME
 from polyclinic.exchange import PERSONAL, Contract, State, Tensors
 from polyclinic.jobs import build_half
+from polyclinic.models.weights import weights_at
 from polyclinic.settings import SiteSettings
 from polyclinic.study import Study
 from polyclinic.worker.frame import Message, joined
@@ -140,7 +141,7 @@ class Desk:
             "finalise": self.finalise,
             "evaluate": self.evaluate,
         }
-        with on_device(self.device):
+        with on_device(self.device), weights_at(self.settings.weights):
             return answers[request.head["do"]](request)
 
     def census(self, request: Message) -> Message:
