@@ -172,7 +172,7 @@ def test_b13_impossible_values_of_a_series_cost_themselves(tmp_path) -> None:
     assert (entry.reason, entry.reference, entry.partial) == ("impossible_value", "line 6", True)
     assert reading.absent["text"] == 1
     assert reading.notes == ("1 value(s) at a limit of detection, taken as the limit",)
-    assert [(f.patients, f.set_aside) for f in reading.facts] == [(2, 1), (2, 0)]
+    assert [(f.rows, f.set_aside) for f in reading.facts] == [(2, 1), (2, 0)]
     assert reading.outside == 1
 
 

@@ -147,14 +147,16 @@ def _require_empty(out: Path) -> None:
 
 
 def round_size(job: Path | None) -> "RoundSize":
-    """Tells the bytes up and down of one round: of a job, else of FedMM with its defaults."""
+    """Tells the bytes up and down of one round: of a job, else of FedMM with its defaults, or of
+    FedAvg for a task of labels, which have no prototypes."""
 
     def told(study: Study, held: tuple[str, ...]) -> tuple[int, int]:
         # The algorithms are heavy and 'describe' does without them.
-        from polyclinic.algorithms.fedmm import Server
+        from polyclinic.algorithms import fedavg, fedmm
         from polyclinic.jobs import load_job
 
-        server = load_job(job).server if job and (job / "meta.json").is_file() else Server()
+        plain = fedavg.Server() if study.task.multi_label else fedmm.Server()
+        server = load_job(job).server if job and (job / "meta.json").is_file() else plain
         size = server.contract(study).nbytes_for(held)
         return size, size
 
@@ -203,8 +205,23 @@ def _print_description(data: Mapping[str, Any]) -> None:
     ]
     columns = ["modality", "kind", "width", "patients", "trained on", "more"]
     output.table("modalities", columns, rows)
+    for name, modality in data["modalities"].items():
+        if modality.get("fields"):
+            _print_fields(name, modality["fields"])
     if data["quarantine"]:
         output.table("left out", ["reason", "count"], list(data["quarantine"].items()))
+
+
+def _print_fields(name: str, fields: Mapping[str, Mapping[str, Any]]) -> None:
+    rows = [
+        [f, _percent(told["present"]), told.get("unit", ""), told.get("set_aside", "")]
+        for f, told in fields.items()
+    ]
+    output.table(f"fields of {name}", ["field", "present", "unit", "set aside"], rows)
+
+
+def _percent(share: object) -> str:
+    return f"{share:.1%}" if isinstance(share, float) else str(share)
 
 
 def _more(modality: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import torch
 
 from polyclinic.data.cohort import Cohort, Records, assemble, cohort_of, requests
 from polyclinic.data.column import Reading, Request, Summarised, kind_reader
+from polyclinic.data.field_summary import field_summary, sentence
 from polyclinic.data.labels import most_rows
 from polyclinic.data.manifest import Manifest, read_manifest
 from polyclinic.data.prevalence import lacking, prevalence, worded
@@ -117,6 +118,14 @@ def _modality(request: Request, reading: Reading, minimum: int) -> Iterable[Find
         yield from _columns(panel, column, reading.missing_columns, name)
     elif isinstance(column, Summarised) and (facts := column.summary(minimum)):
         yield Finding("content", "ok", ", ".join(f"{k} {v}" for k, v in facts.items()), name)
+    fields = field_summary(reading.facts, int(column.present.sum()), minimum)
+    if fields:
+        yield Finding("fields", "ok", f"present: {sentence(fields)}", name)
+    aside = [f"{f.set_aside} of {f.feature}" for f in reading.facts if f.set_aside]
+    if aside:
+        told = ", ".join(aside[:5]) + (", ..." if len(aside) > 5 else "")
+        remedy = "look at the lines in the quarantine list, and at the column's unit"
+        yield Finding("values", "warning", f"set aside: {told}", name, remedy)
     strange = {c: n for c, n in reading.absent.items() if c != "blank"}
     if strange:
         told = ", ".join(f"{n} {cause}" for cause, n in strange.items())

@@ -89,13 +89,13 @@ class FieldFact:
     """What a person should know of one feature of a panel.
 
     Attributes:
-        patients: that have it at all.
+        rows: of the cohort, patients or records of theirs, that have it at all.
         set_aside: values that the study calls impossible, and cells it does not know.
         unit: of the study, and of the site where it differs; "" where the study states none.
     """
 
     feature: str
-    patients: int
+    rows: int
     set_aside: int = 0
     unit: str = ""
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from polyclinic.data.bag import BagColumn
 from polyclinic.data.cohort import Cohort
-from polyclinic.data.column import Column, Summarised
+from polyclinic.data.column import Column, Reading, Summarised
+from polyclinic.data.field_summary import field_summary
 from polyclinic.data.labels import different, most_rows
 from polyclinic.data.split import SPLIT_NAMES
 from polyclinic.data.suppression import cell, suppressed
@@ -50,6 +51,7 @@ def describe_cohort(cohort: Cohort) -> dict[str, Any]:
                 "patients": cell(different(owners[there]), minimum),
                 "trained_on": m in held,
                 **_details(records.readings[m].column, study.modalities[m].features, rows),
+                **_fields(records.readings[m], rows),
             }
             for m, there in present.items()
         },
@@ -74,6 +76,12 @@ def _details(column: Column, features: tuple[str, ...], minimum: int) -> dict[st
     if isinstance(column, BagColumn):
         return {"instances": instances(column, minimum)}
     return {"summary": column.summary(minimum)} if isinstance(column, Summarised) else {}
+
+
+def _fields(reading: Reading, minimum: int) -> dict[str, Any]:
+    """The features of a panel one by one, where it is short enough."""
+    told = field_summary(reading.facts, int(reading.column.present.sum()), minimum)
+    return {"fields": told} if told else {}
 
 
 def missingness(column: VectorColumn, features: tuple[str, ...], minimum: int) -> dict[str, Any]:
