@@ -1,6 +1,7 @@
-"""Turn a download of TCGA breast or lung into site folders, by region or hospital and a plan.
+"""Turn a download of TCGA breast or lung, or of chest films, into site folders by a plan.
 
     python poc/cohorts.py tcga_brca --source DIR --plan paper3 --out sites/brca_paper3
+    python poc/cohorts.py cxr --source DIR --plan nih_hannover --out sites/cxr
 
 SOURCE is a folder with the tables of one cohort (``patients.csv`` and one table per modality; see
 ``LAYOUTS``). A plan says which regions or hospitals make up a site and which modalities the site
@@ -9,42 +10,47 @@ holds; ``poc/plans`` has two per cohort, and a path to a JSON file of your own i
 OUT receives ``study.json`` and ``panels.json`` (the agreement: one panel for all sites) and, per
 site, ``polyclinic.yaml``, ``manifest.csv`` and one parquet per modality of the plan. What a site
 lacks by plan is written too, marked ``evaluation_only``: never trained on nor announced, but there
-to score every method on all sites' test patients.
+to score every method on all sites' test patients. Films (``cxr``) have plans and folders of their
+own, see ``films.py``.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from download import PLANS, informative, read_patients, read_table
+from films import FilmPlan, build_films
 from layouts import LAYOUTS, Layout, Plan, SitePlan
 from polyclinic.cli import output
 from polyclinic.errors import DataError, PolyclinicError
 from polyclinic.settings import load_settings
 from polyclinic.study import load_study
 
+FILMS = "cxr"
+Kind = TypeVar("Kind", bound=BaseModel)
 SITE_HEADER = """\
 # {site}: written by poc/cohorts.py from a public research cohort.
 # minimum_cell is 1 because these patients are published one by one; a hospital keeps the default.
 """
 
 
-def load_plan(cohort: str, name: str) -> Plan:
+def read_plan(cohort: str, name: str, kind: type[Kind]) -> Kind:
     """A shipped plan by name, or any by path.
 
     Raises:
-        DataError: no such plan, or it does not fit the cohort.
+        DataError: no such plan, or it is not one of this kind.
     """
     path = Path(name) if name.endswith(".json") else PLANS / f"{cohort}_{name}.json"
     try:
-        plan = Plan.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
         shipped = sorted(p.stem.removeprefix(f"{cohort}_") for p in PLANS.glob(f"{cohort}_*.json"))
         raise DataError(
@@ -53,6 +59,15 @@ def load_plan(cohort: str, name: str) -> Plan:
             + (f" ({error})" if isinstance(error, ValidationError) else ""),
             remedy="name a plan that exists, or mend the file",
         ) from None
+
+
+def load_plan(cohort: str, name: str) -> Plan:
+    """A plan of tables.
+
+    Raises:
+        DataError: no such plan, or it does not fit the cohort.
+    """
+    plan = read_plan(cohort, name, Plan)
     unknown = sorted(set(plan.modalities) - set(LAYOUTS[cohort].tables))
     if unknown:
         raise DataError(
@@ -87,7 +102,7 @@ def assign(people: pd.DataFrame, plan: Plan) -> pd.Series:
 def build(cohort: str, source: Path, plan: Plan, out: Path) -> list[list[object]]:
     """Write the study and every site; one row per site: patients, positives, modalities."""
     layout = LAYOUTS[cohort]
-    refuse_leftovers(plan, out)
+    refuse_leftovers(plan.sites, out)
     with output.progress("reading tables", len(layout.tables)) as advance:
         tables = {}
         for name, table in layout.tables.items():
@@ -112,9 +127,9 @@ def build(cohort: str, source: Path, plan: Plan, out: Path) -> list[list[object]
     return rows
 
 
-def refuse_leftovers(plan: Plan, out: Path) -> None:
+def refuse_leftovers(sites: Collection[str], out: Path) -> None:
     """Sites of another plan in the same folder would be taken for sites of this one."""
-    there = {p.parent.name for p in out.glob("*/polyclinic.yaml")} - set(plan.sites)
+    there = {p.parent.name for p in out.glob("*/polyclinic.yaml")} - set(sites)
     if there:
         raise DataError(
             expected="an empty folder, or one with the same sites",
@@ -172,17 +187,20 @@ def write_site(
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0, or 4 when the download or the plan is not as it must be."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("cohort", choices=sorted(LAYOUTS))
+    parser.add_argument("cohort", choices=sorted([*LAYOUTS, FILMS]))
     parser.add_argument("--source", type=Path, required=True, help="folder of the download")
     parser.add_argument(
         "--plan",
-        default="paper3",
-        help="name in poc/plans, or a JSON file (default: %(default)s)",
+        default="",
+        help="name in poc/plans, or a JSON file (default: paper3; of cxr nih_hannover)",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write, one per plan")
     asked = parser.parse_args(argv)
+    name = asked.plan or ("nih_hannover" if asked.cohort == FILMS else "paper3")
     try:
-        rows = build(asked.cohort, asked.source, load_plan(asked.cohort, asked.plan), asked.out)
+        if asked.cohort == FILMS:
+            return films_of_plan(asked.source, name, asked.out)
+        rows = build(asked.cohort, asked.source, load_plan(asked.cohort, name), asked.out)
     except PolyclinicError as error:
         output.refuse(error)
         return output.BAD_INPUT
@@ -190,7 +208,16 @@ def main(argv: list[str] | None = None) -> int:
     columns = ["site", "patients", positive, "holds", "hospitals"]
     total = [sum(int(str(row[i])) for row in rows) for i in (1, 2, 4)]
     rows.append(["all", total[0], total[1], "", total[2]])
-    output.table(f"{asked.cohort}, plan {asked.plan}", columns, rows)
+    output.table(f"{asked.cohort}, plan {name}", columns, rows)
+    return output.OK
+
+
+def films_of_plan(source: Path, name: str, out: Path) -> int:
+    """Write the sites of a plan of films and say what is in them."""
+    plan = read_plan(FILMS, name, FilmPlan)
+    refuse_leftovers(plan.sites, out)
+    rows = build_films(source, plan, out)
+    output.table(f"{FILMS}, plan {name}", ["site", "patients", "films", "labels", "holds"], rows)
     return output.OK
 
 

@@ -100,3 +100,14 @@ def test_classes_and_columns_cannot_command_the_terminal(
     shown = capsys.readouterr().out
     assert "owned" in shown
     assert not {"\x1b", "\x07"} & set(shown)
+
+
+def test_a_round_of_several_labels_is_measured_without_prototypes() -> None:
+    from polyclinic.cli.data import round_size
+    from polyclinic.study import parse_study
+
+    vector = {"kind": "vector", "features": ["a"]}
+    task = {"labels": {"pneumonia": {}, "view_ap": {}}}
+    study = parse_study({"name": "toy", "task": task, "modalities": {"v": vector}})
+    up, down = round_size(None)(study, ("v",))
+    assert up == down > 0

@@ -164,3 +164,31 @@ def test_a_manifest_of_a_header_alone_is_a_failed_check(hospital) -> None:
     report = report_of(hospital)
     assert not report.ok
     assert [f.message for f in report.findings if f.level == "failed"] == ["no training patients"]
+
+
+def test_three_patients_of_ten_films_are_three_patients(hospital) -> None:
+    films = hospital.films([10, 10, 10])
+    hospital.vector("v", {f: (i, i % 7, 2) for i, f in enumerate(films)})
+    report = report_of(hospital)
+    assert messages(report, "readability")[0][2] == "manifest of 30 rows, records of 3 patients"
+    for counts in report.facts["prevalence"].values():
+        assert set(counts.values()) == {"<11"}
+
+
+def test_a_label_that_nobody_knows_is_told_and_accepted(hospital) -> None:
+    hospital.task = {"labels": {"pneumonia": {}, "view_ap": {}}}
+    rows = [(f"p{i:02d}", "", i % 2) for i in range(60)]
+    hospital.manifest(rows, "patient_id,pneumonia,view_ap")
+    hospital.vector("v", {p: (i, 1, i % 5) for i, (p, *_) in enumerate(rows)})
+    report = report_of(hospital)
+    assert report.ok
+    assert messages(report, "labels")[0] == (
+        "warning",
+        "",
+        "no training patient of: pneumonia (known of nobody); AUROC cannot be told",
+    )
+    # 30 of each view, a quarter (rounded: 8) of each tested.
+    assert report.facts["prevalence"]["train"] == {
+        "pneumonia": {"no": "<11", "yes": "<11", "unknown": 44},
+        "view_ap": {"no": 22, "yes": 22},
+    }

@@ -225,3 +225,80 @@ def test_a_panel_with_the_patient_or_the_label_is_refused(hospital, column: str)
     hospital.vector("v", rows, panel=("a", column))
     with pytest.raises(StudyError, match="column"):
         hospital.open()
+
+
+def with_films(hospital, counts):
+    """Films and laboratory values by film; every third film has none."""
+    films = hospital.films(counts)
+    hospital.vector("v", {f: (i, i % 5, 2) for i, f in enumerate(films)})
+    some = {f: (i,) for i, f in enumerate(films) if i % 3}
+    hospital.vector("w", some, columns=("x",), panel=("x",))
+    return films
+
+
+def test_every_table_is_joined_by_the_record_where_a_patient_has_several(hospital) -> None:
+    films = with_films(hospital, [1 + i % 4 for i in range(24)])
+    cohort = hospital.open()
+    rows = {s: cohort.size(s) for s in ("train", "test")}
+    assert sum(rows.values()) == len(films) == 60
+    assert cohort.distinct("train") + cohort.distinct("test") == 24
+    assert cohort.count("train", "w") < cohort.count("train", "v") == rows["train"]
+    assert cohort.people("train").sum() == cohort.distinct("train")
+    merged = merge([cohort], ["v", "w"])
+    assert merged.distinct("train") == cohort.distinct("train")
+
+
+def test_b15_no_patient_of_an_open_cohort_of_films_is_in_two_splits(hospital) -> None:
+    with_films(hospital, [1 + i % 4 for i in range(24)])
+    cohort = hospital.open()
+    for seed in range(3):
+        again = cohort.resplit(seed).selection
+        train, test = (set(again.owners_of(s).tolist()) for s in ("train", "test"))
+        assert train
+        assert test
+        assert not train & test
+
+
+def test_films_that_are_set_aside_are_counted_by_patient(hospital) -> None:
+    films = hospital.films([5, 5, 1, 1])
+    # Nine films have values; three of patient 0 have none.
+    hospital.vector("v", dict.fromkeys(films[3:], (1, 2, 3)))
+    hospital.options = {"max_loss_fraction": 0.25}
+    cohort = hospital.open()
+    report = cohort.quarantine
+    assert report.lost == {"no_modality": 3}
+    assert report.people == {"no_modality": 1}
+    assert (report.affected, report.patients, report.fraction) == (1, 4, 0.25)
+    assert not any("p000" in str(e) or "f000" in str(e) for e in report.entries)
+
+
+def test_labels_of_a_cohort_are_known_by_label(hospital) -> None:
+    hospital.task = {"labels": {"pneumonia": {}, "view_ap": {}}}
+    hospital.split = {"test": 0.0}
+    hospital.manifest([("a", 1, ""), ("b", 0, 1), ("c", "", 0)], "patient_id,pneumonia,view_ap")
+    hospital.vector("v", {p: (i, 1, 2) for i, p in enumerate("abc")})
+    cohort = hospital.open()
+    assert cohort.labels("train").nan_to_num(-1.0).tolist() == [[1, -1], [0, 1], [-1, 0]]
+    assert cohort.people("train").tolist() == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize("column", ["patient_id", "film_id", "outcome"])
+@pytest.mark.parametrize("by_rule", [False, True])
+def test_no_panel_holds_an_id_or_the_label_also_not_by_a_rule(hospital, column, by_rule) -> None:
+    hospital.films([2, 2])
+    panel = {"kind": "vector", "features": [column]}
+    if by_rule:
+        panel = {"kind": "vector", "features": ["x"], "fields": {"x": {"column": column}}}
+    hospital.study_modalities = {"v": panel}
+    hospital.modalities = {"v": {"kind": "vector", "table": "v.csv"}}
+    (hospital.root / "v.csv").write_text("film_id,x\nf000-0,1\n")
+    with pytest.raises(StudyError, match="as features of"):
+        hospital.open()
+
+
+def test_the_column_of_records_is_another_than_that_of_patients(hospital) -> None:
+    hospital.films([2])
+    hospital.vector("v", {"f000-0": (1, 2, 3)})
+    hospital.records = "patient_id"
+    with pytest.raises(ValueError, match="another column"):
+        hospital.settings()

@@ -80,3 +80,24 @@ def test_a_kind_describes_itself_to_describe_and_check(hospital, monkeypatch) ->
     (told,) = [f for f in report.findings if f.check == "content"]
     assert (told.level, told.message, told.modality) == ("ok", "tiles 40, edge 256 px", "wsi")
     assert asked == [hospital.settings().minimum_cell] * 2
+
+
+def test_many_films_of_few_patients_are_described_as_few_patients(hospital) -> None:
+    films = hospital.films([10, 10, 10])
+    hospital.vector("v", {f: (i, "", 1) for i, f in enumerate(films)})
+    said = describe_cohort(hospital.open())
+    assert (said["patients"], said["records"]) == ("<11", "<11")
+    assert said["patterns"] == {"v": "<11"}
+    assert set(said["splits"].values()) <= {"<11"}
+    assert said["modalities"]["v"]["patients"] == "<11"
+    assert said["modalities"]["v"]["missing"] == {}
+
+
+def test_films_and_patients_are_both_told_where_there_are_enough(hospital) -> None:
+    films = hospital.films([2] * 60)
+    hospital.vector("v", {f: (i, 1, 2) for i, f in enumerate(films)})
+    said = describe_cohort(hospital.open())
+    assert (said["patients"], said["records"]) == (60, 120)
+    assert said["patterns"] == {"v": 60}
+    # 30 patients of each class, a quarter of each (rounded: 8) held out.
+    assert said["splits"] == {"train": 44, "test": 16}

@@ -15,7 +15,8 @@ Shown = dict[str, int | str]
 def prevalence(selection: Selection) -> dict[str, dict[str, Any]]:
     """Patients by split and class; by split, label and side (no, yes, unknown) of several labels.
 
-    Counts below the site's smallest cell are not shown.
+    Unknown are the patients of whom no record has the label known. Counts below the site's
+    smallest cell are not shown.
     """
     return {s: _of_split(selection, s) for s in SPLIT_NAMES if selection.size(s)}
 
@@ -28,9 +29,10 @@ def _of_split(selection: Selection, split: SplitName) -> dict[str, Any]:
     labels, owners = selection.labels(split), selection.owners_of(split)
     shown: dict[str, Shown] = {}
     for i, name in enumerate(task.names):
-        known = different(owners[~labels[:, i].isnan()])
+        unknown = selection.distinct(split) - different(owners[~labels[:, i].isnan()])
         counts = dict(zip(SIDES, people[i], strict=True))
-        shown[name] = suppressed(counts | {"unknown": selection.distinct(split) - known}, least)
+        # Of a label that is known of everybody there is no third group to hide another behind.
+        shown[name] = suppressed(counts | ({"unknown": unknown} if unknown else {}), least)
     return shown
 
 
