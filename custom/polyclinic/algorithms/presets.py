@@ -74,7 +74,7 @@ LATE_FUSION: dict[str, Any] = {"unimodal_heads": True, "fusion": "unimodal"}
 FILMS: dict[str, Any] = {"batch_size": 32, "lr": 1e-3, "class_balance": True}
 
 
-def _films(summary: str, mode: str, joining: str = "gated") -> Method:
+def _films(summary: str, mode: str, joining: str = "gated", pool: Pool = "") -> Method:
     """A way of reading films with metadata."""
     how = {"mode": mode, "joining": joining}
     return Method(
@@ -83,6 +83,7 @@ def _films(summary: str, mode: str, joining: str = "gated") -> Method:
         server=cxr_metadata.Server,
         client_args={**FILMS, **how},
         server_args=how,
+        pool=pool,
     )
 
 
@@ -211,4 +212,5 @@ METHODS: dict[str, Method] = {
     "cxr_concat": _films("latents side by side", "joint", "concat"),
     "cxr_mean": _films("mean of the latents", "joint", "mean"),
     "cxr_isolated": _films("as cxr_gated; the film's encoder learns nothing of it", "isolated"),
+    "cxr_centralised": _films("as cxr_gated, on the patients of all sites", "joint", pool="all"),
 }
