@@ -27,10 +27,12 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_yaml_examples_are_valid() -> None:
-    plan, settings = (yaml.safe_load(block) for block in blocks("yaml"))
+    plan, settings, weights = (yaml.safe_load(block) for block in blocks("yaml"))
     assert ImportPlan.model_validate(plan).modalities["cxr"].kind == "image"
     site = SiteSettings.model_validate(settings)
     assert site.cohort("chest").modalities["cxr"].burned_in == "refuse"
+    (name,) = SiteSettings.model_validate(settings | weights).weights
+    assert f'"weights": "{name}"' in PAGE
 
 
 def test_the_study_example_is_valid_and_has_an_encoder() -> None:
