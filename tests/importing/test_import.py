@@ -1,6 +1,7 @@
 """A folder of files becomes a site folder: whole, joined, without identities, again and again."""
 
 import csv
+import errno
 import gzip
 import os
 import re
@@ -18,6 +19,7 @@ from pydicom import dcmread
 from canary_film import PATIENT, film, written
 from polyclinic.data.table import parse
 from polyclinic.errors import DataError, SiteError
+from polyclinic.importing import copies
 from polyclinic.importing.people import People
 from polyclinic.importing.plan import ImportPlan
 from polyclinic.importing.pseudonym import KEY_NAME, load_key, pseudonym
@@ -269,6 +271,14 @@ def test_one_bad_file_costs_itself(folder: Path, tmp_path: Path) -> None:
     assert again.files["film"].refused == counts
 
 
+def test_reports_beside_the_films_are_passed_over(folder: Path, tmp_path: Path) -> None:
+    report = film(SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11", Modality="SR")
+    del report.PixelData
+    (folder / "films" / "report.dcm").write_bytes(written(report))
+    result = import_folder(folder, tmp_path / "site", plan())
+    assert (result.files["film"].passed, result.files["film"].refused) == (1, {})
+
+
 def test_burned_in_films_come_when_the_plan_accepts_them(folder: Path, tmp_path: Path) -> None:
     (folder / "films" / "d.dcm").write_bytes(
         written(film(PatientID=IDS[0], BurnedInAnnotation="YES"))
@@ -280,6 +290,47 @@ def test_burned_in_films_come_when_the_plan_accepts_them(folder: Path, tmp_path:
     assert result.files["film"].new == 7
     settings = yaml.safe_load((out / "polyclinic.yaml").read_text())
     assert settings["cohorts"]["tiny"]["modalities"]["film"]["burned_in"] == "accept"
+
+
+def test_ids_of_any_charset_and_encoding_join(tmp_path: Path) -> None:
+    root = tmp_path / "export"
+    root.mkdir()
+    ids = {"ISO_IR 100": "MÜLLER-7", "ISO_IR 144": "ЖУК-8", "ISO_IR 192": "山田-9"}
+    for n, (charset, patient) in enumerate(ids.items()):
+        made = film(SpecificCharacterSet=charset, PatientID=patient, SOPInstanceUID=f"1.2.{n}")
+        (root / f"{n}.dcm").write_bytes(written(made))
+    rows = "".join(f"{p},ill\r\n" for p in ids.values())
+    (root / "labels.csv").write_bytes(f"PATNR,DIAG\r\n{rows}".encode("utf-16"))
+    film_only = {k: v for k, v in plan().modalities.items() if k == "film"}
+    rule = film_only["film"].model_copy(update={"files": "*.dcm"})
+    said = plan().model_copy(update={"modalities": {"film": rule}})
+    result = import_folder(root, tmp_path / "site", said)
+    films = {r["patient_id"] for r in table(tmp_path / "site" / "film" / "files.csv")}
+    assert films == {r["patient_id"] for r in table(tmp_path / "site" / "manifest.csv")}
+    assert (len(films), result.ok(said)) == (3, True)
+
+
+def test_a_full_disk_is_no_fault_of_a_file(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    out = tmp_path / "site"
+    with monkeypatch.context() as patch:
+        patch.setattr(copies, "clean_nifti", full)
+        with pytest.raises(SiteError, match="room"):
+            import_folder(folder, out, plan())
+    assert list((out / "scan").iterdir()) == []
+    assert import_folder(folder, out, plan()).files["scan"].new == 6
+
+
+def test_what_is_written_is_for_its_owner_only(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "site"
+    import_folder(folder, out, plan())
+    assert stat.S_IMODE(out.stat().st_mode) == 0o700
+    modes = {stat.S_IMODE(p.stat().st_mode) for p in out.rglob("*") if p.is_file()}
+    assert modes == {0o600}
 
 
 def test_links_are_not_followed(folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The files of one modality, each de-identified and copied, or refused at its own cost."""
 
-import contextlib
+import errno
 import os
 import re
 import tempfile
@@ -9,10 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
 from polyclinic.data.dicom import MAX_FILE_BYTES, header_text, read_header
 from polyclinic.data.flaw import Flaw, guarded
 from polyclinic.data.quarantine import Entry
-from polyclinic.errors import DataRejected
+from polyclinic.errors import DataRejected, SiteError
 from polyclinic.importing.codestream import clean_jpeg, clean_png
 from polyclinic.importing.dicom_file import clean_dicom
 from polyclinic.importing.folder import Found, content_of, matcher, opened, whole
@@ -27,6 +30,7 @@ from polyclinic.storage import write_atomic
 # Raised when the rules of de-identification change: copies of older rules are then made anew.
 RULES = "1"
 MAX_PICTURE_BYTES = 256 << 20
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 
 
 @dataclass
@@ -34,7 +38,8 @@ class Copied:
     """What became of one modality's files.
 
     Attributes:
-        passed: files of another content, or of none of the plan's sequences.
+        passed: files of another content, DICOM objects that are no images, and files of none of the
+            plan's sequences.
         gone: copies whose original is no longer in the folder.
     """
 
@@ -134,7 +139,7 @@ def _copy(
     content: Content | None,
     owners: Owners,
 ) -> Line | None:
-    """Write the clean copy; None for a file of none of the sequences.
+    """Write the clean copy; None for what is passed over.
 
     Raises:
         Flaw: the file is refused.
@@ -142,6 +147,8 @@ def _copy(
     if content is None or content not in CONTENTS[task.rule.kind]:
         raise Flaw("not_an_image", "neither of the contents this kind reads")
     header = read_header(found.path) if content == "dicom" else None
+    if header is not None and not _is_image(header):
+        return None
     said = header_text(header, "SeriesDescription") if header is not None else found.name
     sequence = next((s for s, p in task.rule.sequences.items() if re.search(p, said)), "")
     if task.rule.sequences and not sequence:
@@ -159,6 +166,15 @@ def _copy(
     file = _written(task, found.path, content, target)
     name, twin = f"{task.name}/{file}", task.people.twins[patient]
     return Line(source, task.rules, task.name, name, patient, twin, sequence, record)
+
+
+def _is_image(header: Dataset) -> bool:
+    """False for what a PACS exports beside images: reports, presentation states, plans, waveforms.
+
+    A kind of object that DICOM does not define is left to be refused.
+    """
+    kind = UID(header_text(header, "SOPClassUID"))
+    return kind.type != "SOP Class" or "Image Storage" in kind.name
 
 
 @dataclass(frozen=True)
@@ -206,16 +222,28 @@ def _written(task: Task, path: Path, content: Content, target: Target) -> str:
 
 
 def _write_nifti(path: Path, target: Path, packed: bool) -> None:
-    """Write a clean volume, whole or not at all, without holding it in memory."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    """Write a clean volume, whole or not at all, without holding it in memory.
+
+    Raises:
+        SiteError: the disk is full or cannot be written; that is no fault of the file.
+    """
+    name = ""
     try:
-        with os.fdopen(handle, "wb") as stream, os.fdopen(opened(path), "rb") as source:
-            clean_nifti(source, stream, compressed=packed)
-            stream.flush()
-            os.fsync(stream.fileno())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(opened(path), "rb") as source:
+            handle, name = tempfile.mkstemp(".tmp", f".{target.name}.", target.parent)
+            with os.fdopen(handle, "wb") as stream:
+                clean_nifti(source, stream, compressed=packed)
+                stream.flush()
+                os.fsync(stream.fileno())
         os.replace(name, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
+    except BaseException as error:
+        if name:
+            Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise SiteError(
+                expected="room and permission to write in the site folder",
+                got=os.strerror(error.errno),
+                remedy="free space or mend the permissions, then import again",
+            ) from None
         raise

@@ -42,7 +42,10 @@ def walk(root: Path) -> Iterator[Found]:
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for name in sorted(names):
             path = Path(place, name)
-            status = path.lstat()
+            try:
+                status = path.lstat()
+            except OSError:
+                continue  # gone since the folder was listed
             if name.startswith(".") or name.upper() == _INDEX or not stat.S_ISREG(status.st_mode):
                 continue
             inner = path.relative_to(root).as_posix()
