@@ -1,5 +1,6 @@
 """Compressed pixels, and a codec that may crash."""
 
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -129,6 +130,13 @@ def test_a_stream_that_is_cut_short_is_refused(syntax: UID) -> None:
     file = opened(syntax, pattern(bits=bits), bits)
     stream = stream_of(file)
     assert refusal(with_stream(file, stream[: len(stream) * 3 // 4])) == "unreadable"
+
+
+def test_runs_that_would_grow_far_beyond_the_film_are_refused() -> None:
+    file = opened(RLELossless, pattern())
+    # Two segments; a run of 128 zeros takes 2 bytes. 6 MB would grow to 384 MB.
+    header = struct.pack("<16L", 2, 64, 64 + (3 << 20), *[0] * 13)
+    assert refusal(with_stream(file, header + b"\x81\0" * (3 << 20))) == "bad_header"
 
 
 def test_a_fragment_that_is_cut_short_is_refused() -> None:

@@ -102,6 +102,10 @@ def decode(asked: dict[str, Any], value: bytes) -> tuple[npt.NDArray[Any], str]:
     """
     syntax = asked["syntax"]
     parts = fragments(value)
+    samples = asked["rows"] * asked["columns"] * asked["samples_per_pixel"]
+    if syntax == RLE and sum(map(len, parts)) > 2 * samples * asked["bits_allocated"] // 8 + 128:
+        # Runs grow to 64 times their size, and no writer makes a film longer than it was.
+        raise Refused("bad_header", "more runs than the film has pixels")
     if syntax != RLE:
         stream = b"".join(parts)
         size = stream_size(stream)
