@@ -21,7 +21,11 @@ from polyclinic.study import Modality
 
 
 class Column(Protocol):
-    """One modality of P patients, row-aligned with the cohort."""
+    """One modality of P patients, row-aligned with the cohort.
+
+    A class attribute ``costly = True``, which is optional, asks for its batches to be made ahead
+    in a thread (``polyclinic.data.prefetch``): ``collate`` is then called by that thread.
+    """
 
     @property
     def present(self) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyclinic.data.column import Column, Reading, Request, require_agreement
+from polyclinic.data.column import Column, Reading, Request, require_agreement, rows_of
 from polyclinic.data.dicom_layout import series_files
 from polyclinic.data.suppression import cell, quartiles, suppressed
 from polyclinic.data.volume_frame import STACK, augmentation, cropped
@@ -66,7 +66,7 @@ class VolumeColumn:
         for i, row in enumerate(rows.tolist()):
             scan = self.scans[row]
             if scan is not None:
-                inputs[i, fields[i]] = self._stack(scan, seeds[i])
+                inputs[i].index_copy_(0, rows_of(fields[i]), self._stack(scan, seeds[i]))
         return inputs, fields
 
     def _stack(self, scan: Scan, seed: int | None) -> Tensor:
