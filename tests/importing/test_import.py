@@ -387,6 +387,47 @@ def test_a_folder_with_other_content_is_not_written(folder: Path, tmp_path: Path
     assert [p.name for p in out.iterdir()] == ["thesis.txt"]
 
 
+def test_a_folder_that_holds_slides_of_the_same_key_is_joined(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "site"
+    (out / "wsi").mkdir(parents=True)
+    (out / "wsi" / "x.h5").write_bytes(b"features")
+    load_key(out / "state")
+    made = {"site": "own", "cohorts": {"tiny": {"modalities": {"wsi": {"kind": "bag"}}}}}
+    (out / "polyclinic.yaml").write_text(yaml.safe_dump(made))
+    import_folder(folder, out, plan())
+    settings = yaml.safe_load((out / "polyclinic.yaml").read_text())
+    assert settings["site"] == "own"
+    assert set(settings["cohorts"]["tiny"]["modalities"]) == {"wsi", *plan().modalities}
+
+
+def test_a_manifest_made_by_hand_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "site"
+    load_key(out / "state")
+    (out / "manifest.csv").write_text("patient_id\nmine\n")
+    with pytest.raises(DataError, match="empty"):
+        import_folder(folder, out, plan())
+    assert (out / "manifest.csv").read_text() == "patient_id\nmine\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"site": "a", "storage": "elsewhere"}, "storage"),
+        ({"site": "a", "cohorts": {"tiny": {"root": "/data"}}}, "lies in"),
+        (["a list"], "YAML"),
+    ],
+)
+def test_settings_that_contradict_the_plan_are_refused_before_anything_is_written(
+    folder: Path, tmp_path: Path, settings: object, told: str
+) -> None:
+    out = tmp_path / "site"
+    load_key(out / "state")
+    (out / "polyclinic.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(SiteError, match=told):
+        import_folder(folder, out, plan())
+    assert {p.name for p in out.iterdir()} == {"state", "polyclinic.yaml"}
+
+
 def test_two_imports_at_once_are_refused(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "site"
 

@@ -12,6 +12,7 @@ from polyclinic.importing.pseudonym import KEY_NAME, fingerprint, load_key
 from polyclinic.storage import write_atomic
 
 MARKER = "import.json"
+MANIFEST = "manifest.csv"
 VERSION = 1
 
 
@@ -29,9 +30,9 @@ def claimed(out: Path, storage: Path) -> Iterator[bytes]:
     """
     marker = out / MARKER
     made = _made_by(marker)
-    # Slides may have been imported before: then the key is there.
-    new = not made and not (storage / KEY_NAME).exists()
-    if new and out.exists() and _holds_more(out, storage):
+    # Slides may have been imported before: then the key is there, but no manifest of an import.
+    known = (storage / KEY_NAME).exists() and not (out / MANIFEST).exists()
+    if not made and not known and out.exists() and _holds_more(out, storage):
         raise DataError(
             expected="a folder that is empty, not there yet, or made by an earlier import",
             got="one with other content",

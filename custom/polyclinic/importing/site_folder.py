@@ -9,23 +9,20 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from polyclinic.data.quarantine import Entry, QuarantineReport
-from polyclinic.errors import DataError, SiteError
-from polyclinic.importing.claim import claimed, require_apart
+from polyclinic.errors import DataError
+from polyclinic.importing.claim import MANIFEST, claimed, require_apart
 from polyclinic.importing.copies import Copied, Task, copy_files
 from polyclinic.importing.folder import Found, matcher, walk
 from polyclinic.importing.journal import Journal, Line
 from polyclinic.importing.people import People
 from polyclinic.importing.plan import ImportPlan, ModalityRule, TableRule
+from polyclinic.importing.settings_file import is_series, read_settings, write_settings
 from polyclinic.importing.sheet import RECORD, Sheet, clean_table
 from polyclinic.storage import remove_leftovers, write_atomic
 
 Advance = Callable[[int], None]
-SETTINGS = "polyclinic.yaml"
 
 
 @dataclass
@@ -80,6 +77,7 @@ def import_folder(
         )
     storage = out / plan.storage
     require_apart(folder, out, storage)
+    read_settings(out, plan)
     root = folder.resolve()
     with claimed(out, storage) as key:
         people = People(key, plan.twins == "same")
@@ -87,7 +85,7 @@ def import_folder(
         _import_tables(root, out, plan, people, result)
         _import_files(root, out, storage, plan, people, result, advance)
         result.twins = 0 if people.fold else people.twin_count
-        _write_settings(out, plan)
+        write_settings(out, plan)
         report = QuarantineReport(tuple(result.entries), result.patients)
         report.write(storage / "quarantine" / f"import-{plan.cohort}.csv")
         if plan.link_table:
@@ -111,7 +109,7 @@ def _import_tables(
         what = "labels" if name == "labels" else f"modality '{name}'"
         sheet = clean_table(root, rule, people, plan.patient_column, what=what, owner=name)
         result.tables[name] = sheet
-        path = out / "manifest.csv" if name == "labels" else out / "tables" / f"{name}.csv"
+        path = out / MANIFEST if name == "labels" else out / "tables" / f"{name}.csv"
         write_atomic(path, sheet.content)
     result.patients = len(result.tables["labels"].patients)
 
@@ -139,16 +137,11 @@ def _import_files(
                 remove_leftovers(inner)
             task = Task(name, rule, root, out, people, journal)
             result.files[name] = copy_files(task, files, advance)
-            if not _is_series(rule):
+            if not is_series(rule):
                 lines = [ln for ln in journal.lines.values() if ln.modality == name]
                 _write_rows(place / "files.csv", plan.patient_column, rule, lines)
     finally:
         journal.close()
-
-
-def _is_series(rule: ModalityRule) -> bool:
-    """Whether the slices of a volume lie in folders, which say what a table says elsewhere."""
-    return rule.kind == "volume" and rule.of == "dicom"
 
 
 def _write_rows(path: Path, key: str, rule: ModalityRule, lines: list[Line]) -> None:
@@ -163,54 +156,3 @@ def _write_rows(path: Path, key: str, rule: ModalityRule, lines: list[Line]) -> 
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([tuple(columns), *rows])
     write_atomic(path, text.getvalue().encode())
-
-
-def _source(name: str, rule: ModalityRule) -> dict[str, Any]:
-    """One modality as ``polyclinic.yaml`` declares it."""
-    said: dict[str, Any] = {"kind": rule.kind}
-    if rule.source is not None:
-        said["table"] = f"tables/{name}.csv"
-    elif _is_series(rule):
-        said |= {"folder": name, "layout": "dicom"}
-    else:
-        films = rule.headers_of or name
-        said |= {"folder": films, "files": f"{films}/files.csv"}
-    if rule.layout:
-        said["layout"] = rule.layout
-    if rule.burned_in == "accept":
-        said["burned_in"] = "accept"
-    return said | ({"units": rule.units} if rule.units else {})
-
-
-def _write_settings(out: Path, plan: ImportPlan) -> None:
-    """Declare the cohort in ``polyclinic.yaml``; what else stands there, stays.
-
-    Raises:
-        SiteError: the file is there and is no YAML of this form.
-    """
-    path = out / SETTINGS
-    settings: dict[str, Any] = {"site": plan.site, "storage": plan.storage}
-    if path.is_file():
-        try:
-            settings |= yaml.safe_load(path.read_text(encoding="utf-8"))
-            before = dict(settings.get("cohorts", {}).get(plan.cohort, {}))
-            kept = dict(before.get("modalities", {}))
-        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
-            raise SiteError(
-                expected=f"'{SETTINGS}' of the site folder as readable YAML",
-                got="another content",
-                remedy="mend or remove it, then import again",
-            ) from None
-    else:
-        before, kept = {}, {}
-    cohort = before | {"root": ".", "patient_column": plan.patient_column}
-    if plan.labels.record:
-        cohort["record_column"] = RECORD
-    made = {name: _source(name, rule) for name, rule in plan.modalities.items()}
-    # What a person added to a modality (units of columns, an own cache) is kept.
-    cohort["modalities"] = kept | {n: kept.get(n, {}) | said for n, said in made.items()}
-    cohorts = dict(settings.get("cohorts", {})) | {plan.cohort: cohort}
-    updated = settings | {"cohorts": cohorts}
-    text = yaml.safe_dump(updated, sort_keys=False, allow_unicode=True)
-    if not path.is_file() or yaml.safe_load(path.read_text(encoding="utf-8")) != updated:
-        write_atomic(path, text.encode())
