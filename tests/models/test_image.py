@@ -177,6 +177,20 @@ def test_a_gradient_per_patient_can_be_taken(network: str) -> None:
             torch.testing.assert_close(each[name][i], weight.grad, rtol=1e-3, atol=1e-4)
 
 
+def test_scoring_takes_films_in_parts_and_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, mask = encoder("compact").eval(), films(5), there(*[True] * 5)
+    whole = model(x, mask)
+    seen = []
+    model.network.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[0]))
+    monkeypatch.setattr("polyclinic.models.image.PIXELS_AT_ONCE", 2 * 32 * 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x, mask), whole)
+    assert seen == [2, 2, 1]
+    seen.clear()
+    model(x, mask)  # a gradient needs all activations anyway
+    assert seen == [5]
+
+
 def test_batch_normalisation_is_there_only_for_who_asks() -> None:
     for network in SMALL:
         assert not any(isinstance(m, nn.BatchNorm2d) for m in encoder(network).modules())

@@ -1,5 +1,6 @@
 """Encoders of a film: a small network for a CPU, ResNet-18, DenseNet-121, a vision transformer."""
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -27,6 +28,8 @@ from polyclinic.study import Modality
 Width = Annotated[int, Field(ge=GROUPS, le=1024, multiple_of=GROUPS)]
 # Attention is quadratic in the number of patches.
 MAX_TOKENS = 1024
+# Looked at together when nothing is learned; a score of many large films must not take all memory.
+PIXELS_AT_ONCE = 1 << 22
 
 
 class ImageSettings(EncoderSettings):
@@ -99,7 +102,11 @@ class ImageEncoder(nn.Module):
     def forward(self, x: Tensor, fields: Tensor) -> Tensor:
         """(B, 1, H, W), (B, 1) bool -> (B, D)."""
         shown = torch.where(fields[..., None, None], x, x.new_zeros(()))
-        h = self.dropout(self.network(shown))  # (B, width)
+        parts = [shown]
+        if not torch.is_grad_enabled() and not self.training:
+            count = max(1, PIXELS_AT_ONCE // math.prod(shown.shape[2:]))
+            parts = [shown[i : i + count] for i in range(0, len(shown), count)] or parts
+        h = self.dropout(torch.cat([self.network(part) for part in parts]))  # (B, width)
         out: Tensor = self.norm(self.out(h))
         return out
 
