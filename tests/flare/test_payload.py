@@ -16,6 +16,7 @@ from nvflare.app_common.np.np_downloader import ArrayConsumer, ArrayDownloadable
 from nvflare.fuel.f3.cellnet import cell as cellnet
 from nvflare.fuel.f3.cellnet.defs import Encoding
 from nvflare.fuel.f3.message import Message
+from nvflare.fuel.f3.streaming import blob_streamer
 from nvflare.fuel.f3.streaming.blob_streamer import BlobHandler
 from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
 from nvflare.private.defs import CellChannel
@@ -31,7 +32,7 @@ MIB = 1 << 20
 def bounded() -> Iterator[None]:
     """Wrapped for messages of at most 1 MiB, and FLARE as it was afterwards."""
     places = [
-        (BlobHandler, "handle_blob_cb"),
+        (blob_streamer, "BlobTask"),
         (cellnet, "decode_payload"),
         (NumpyArrayDecomposer, "download"),
         (NumpyArrayDecomposer, "native_recompose"),
@@ -171,21 +172,28 @@ def test_any_other_message_that_cannot_be_decoded_is_flares_affair(bounded: None
         )
 
 
-def test_f20_a_message_is_refused_by_the_size_it_declares(bounded: None) -> None:
+@pytest.mark.parametrize("encoding", [None, Encoding.FOBS])
+def test_f20_a_message_is_refused_by_the_size_it_declares(
+    request: pytest.FixtureRequest, encoding: str | None
+) -> None:
+    # The handler of a running job is made, and its method registered, before it is bounded.
     handler = BlobHandler(lambda future, *args: None)
+    received = handler.handle_blob_cb
+    request.getfixturevalue("bounded")
     failed: list[Exception] = []
     stream = SimpleNamespace(
-        headers={}, get_size=lambda: 2 << 30, task=SimpleNamespace(stop=failed.append)
+        headers={StreamHeaderKey.PAYLOAD_ENCODING: encoding},
+        get_size=lambda: 2 << 30,
+        task=SimpleNamespace(stop=failed.append),
     )
-    handler.handle_blob_cb(SimpleNamespace(set_exception=failed.append), stream, False)
+    received(SimpleNamespace(set_exception=failed.append), stream, False)
     assert len(failed) == 1
-    assert str(2 << 30) in str(failed[0])
-    assert handler.max_blob_size == MIB
+    assert f"{2 << 30} exceeds configured limit {MIB}" in str(failed[0])
 
 
 def test_the_members_of_flare_that_this_rests_on_are_there() -> None:
     assert "os._exit(1)" in inspect.getsource(cellnet.Adapter.call)  # the reason for the wraps
-    assert "max_blob_size" in inspect.getsource(BlobHandler.__init__)
+    assert "= BlobTask(" in inspect.getsource(BlobHandler.handle_blob_cb)
     parameters = inspect.signature(NumpyArrayDecomposer.download).parameters
     assert {"from_fqcn", "ref_id", "per_request_timeout", "cell"} <= set(parameters)
     assert list(inspect.signature(ArrayConsumer.consume_items).parameters) == [

@@ -17,6 +17,8 @@ from nvflare.apis.fl_constant import ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from nvflare.app_common.np.np_downloader import ArrayDownloadable
+from nvflare.fuel.f3.cellnet import cell as cellnet
 
 from flare.counting import HELD, STUDY, PlusOne
 from polyclinic.flare.convert import META, TRAIN, read_task
@@ -76,14 +78,54 @@ WRONGS: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "f13 another's name and groups": ("names", named("enc.wsi.w")),
 }
 VICTIM = "site-1"
+HUGE_BYTES = 200 << 20
+
+
+def send_huge(answer: Shareable) -> None:
+    """200 MB under a name that the site does send."""
+    answer["DXO"]["data"][NAME] = np.zeros(HUGE_BYTES // 4, np.float32)
+
+
+def send_many(answer: Shareable) -> None:
+    """As much in pieces, each small enough to come."""
+    pieces = {f"enc.cnv.p{i}": np.zeros(1 << 18, np.float32) for i in range(HUGE_BYTES >> 20)}
+    answer["DXO"]["data"].update(pieces)
+
+
+def die_while_sending(answer: Shareable) -> None:
+    """The process ends when the server asks for the first array."""
+    ArrayDownloadable.produce_item = lambda *_: os._exit(9)
+
+
+def send_garbage(answer: Shareable) -> None:
+    """An update that is no message at all."""
+    stock = cellnet.encode_payload
+
+    def garbled(message: Any, *args: Any, **kwargs: Any) -> Any:
+        update = isinstance(message.payload, dict) and "DXO" in message.payload
+        size = stock(message, *args, **kwargs)
+        if update:
+            message.payload = b"garbage"
+        return size
+
+    cellnet.encode_payload = garbled
+
+
+# F20: by the transfer itself, before there is an answer to look at.
+TRANSFERS: dict[str, Callable[[Shareable], None]] = {
+    "f20 huge": send_huge,
+    "f20 many": send_many,
+    "f20 garbage": send_garbage,
+    "f20 dies while sending": die_while_sending,
+}
 
 
 class Rogue(PlusOne):
     """Answers +1, and at one site what ``behaviour`` says instead.
 
     Args:
-        behaviour: by site and number of a round: a key of ``WRONGS``, ``exit``, or ``sleep`` with
-            seconds.
+        behaviour: by site and number of a round: a key of ``WRONGS`` or ``TRANSFERS``, ``exit``,
+            or ``sleep`` with seconds.
     """
 
     def __init__(self, fingerprint: str, behaviour: dict[str, dict[str, str]]) -> None:
@@ -105,6 +147,8 @@ class Rogue(PlusOne):
             os._exit(9)
         elif does.startswith("sleep"):
             _sleep(float(does.split()[1]), abort_signal)
+        elif does in TRANSFERS:
+            TRANSFERS[does](answer)
         elif does:
             WRONGS[does][1](answer["DXO"])
         if does.startswith("f13"):

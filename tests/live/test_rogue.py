@@ -1,10 +1,14 @@
 """Hospitals that answer wrongly, late or no more, beside honest ones: the model stays exact."""
 
+import time
 from pathlib import Path
 
-from federation import SITES, Federation
+import psutil
+from federation import SERVER, SITES, Federation
 from rogue import VICTIM, WRONGS, write_counting_job
 from runs import last_state, ledger, rounds, run_folder
+
+from polyclinic.flare.payload import largest_message
 
 DEADLINE_S = 8.0
 
@@ -51,6 +55,65 @@ def test_f07_f08_f13_to_f19_f24_whatever_one_site_answers_the_others_and_other_j
     assert is_everywhere(workshop, other, 60)
     assert run not in (run_folder(workshop, other) / "ledger.jsonl").read_text()
     assert other not in (run_folder(workshop, run) / "ledger.jsonl").read_text()
+
+
+def test_f20_a_transfer_that_is_huge_or_cut_costs_its_site_only(
+    workshop: Federation, tmp_path: Path
+) -> None:
+    does = {"2": "f20 huge", "4": "f20 many", "6": "f20 dies while sending"}
+    job = write_counting_job(tmp_path / "job", 7, {"site-3": does}, round_deadline=40)
+    run = workshop.submit(job)
+    sizes = memory_of_servers_job(workshop, run, rounds_to_see=5)
+    assert workshop.wait(run, 150) == "FINISHED:COMPLETED"
+
+    closed = rounds(workshop, run)
+    refused = [r["refused"].get("site-3", "") for r in closed]
+    assert refused == ["", "shape", "", "names", "", "", ""]
+    both = [s for s in SITES if s != "site-3"]
+    assert [r["heard"] for r in closed] == [list(SITES), both] * 2 + [list(SITES), both, both]
+    assert closed[5]["lost"] == ["site-3"]
+    assert is_everywhere(workshop, run, 7)
+    # A message may have twice an update, which is a few bytes here, and 16 MiB around it; beside
+    # that stand FLARE's own windows of 16 MiB a stream. Unbounded it grew by 389 MiB.
+    grown = max(sizes) - sizes[0]
+    assert grown <= 1.5 * largest_message(0) + (64 << 20), f"{grown >> 20} MiB"
+
+
+def test_f20_an_update_that_is_no_message_costs_its_site_only(
+    workshop: Federation, tmp_path: Path
+) -> None:
+    job = write_counting_job(
+        tmp_path / "job", 3, {"site-3": {"2": "f20 garbage"}}, round_deadline=12
+    )
+    run = workshop.submit(job)
+    assert workshop.wait(run, 150) == "FINISHED:COMPLETED"
+    closed = rounds(workshop, run)
+    assert [r["late"] for r in closed] == [[], ["site-3"], ["site-3"]]
+    assert is_everywhere(workshop, run, 3)
+
+
+def memory_of_servers_job(federation: Federation, run: str, rounds_to_see: int) -> list[int]:
+    """Resident bytes of the server's job process over time, from its first closed round on."""
+    found: list[int] = []
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        closed = len(rounds(federation, run))
+        if closed:
+            found += [size for pid in federation.pids(SERVER) if (size := resident(pid, run))]
+        if closed >= rounds_to_see:
+            break
+        time.sleep(0.05)
+    return found
+
+
+def resident(pid: int, run: str) -> int:
+    """Resident bytes of the process that runs this job; 0 of any other."""
+    try:
+        process = psutil.Process(pid)
+        mine = any(run in word for word in process.cmdline())
+        return int(process.memory_info().rss) if mine else 0
+    except psutil.Error:
+        return 0
 
 
 def overlap(federation: Federation, *runs: str) -> bool:

@@ -27,7 +27,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.decomposers.numpy_decomposers import NumpyArrayDecomposer
 from nvflare.app_common.np import np_downloader
 from nvflare.fuel.f3.cellnet import cell as cellnet
-from nvflare.fuel.f3.streaming.blob_streamer import BlobHandler
+from nvflare.fuel.f3.streaming import blob_streamer
 from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
 from nvflare.private.defs import CellChannel
 from nvflare.private.fed.server.server_commands import ServerCommandNames
@@ -56,23 +56,24 @@ def bear_with_payloads(most: int) -> None:
     if _stock:
         return
     _stock.update(
-        blob=BlobHandler.handle_blob_cb,
         decode=cellnet.decode_payload,
         fetch=np_downloader.download_arrays,
     )
-    BlobHandler.handle_blob_cb = _bounded_blob
+    # Not the handler: its bound methods are registered before a job's process comes here.
+    blob_streamer.BlobTask = BoundedTask
     cellnet.decode_payload = _decoded
     NumpyArrayDecomposer.download = _fetched
     NumpyArrayDecomposer.native_recompose = _recomposed
     np_downloader.ArrayConsumer.consume_items = _consumed
 
 
-def _bounded_blob(
-    self: Any, future: Any, stream: Any, resume: bool, *args: Any, **kwargs: Any
-) -> Any:
-    """FLARE's own limit on a message, set to ours."""
-    self.max_blob_size = min(self.max_blob_size or _most, _most)
-    return _stock["blob"](self, future, stream, resume, *args, **kwargs)
+class BoundedTask(blob_streamer.BlobTask):
+    """A message on its way; FLARE refuses it when its declared or its real size is over ours."""
+
+    def __init__(
+        self, future: Any, stream: Any, max_size: int = 0, preserve_chunks: bool = False
+    ) -> None:
+        super().__init__(future, stream, min(max_size or _most, _most), preserve_chunks)
 
 
 class Fetched(Mapping[str, Array]):
