@@ -125,6 +125,26 @@ def test_a_start_that_nothing_has_is_refused(tmp_path) -> None:
         series(tmp_path, text, recipe={"hours": 4, "start": "admitted"})
 
 
+def test_hours_cannot_count_from_the_patient(tmp_path) -> None:
+    with pytest.raises(StudyError, match="'start'"):
+        series(tmp_path, TABLE, recipe={"hours": 4, "start": "patient_id"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["patient_id,hour,name,value\np9,1,hr,80\n", "patient_id,hour,name,value\n"],
+)
+def test_a_long_table_without_rows_of_the_cohort_leaves_all_absent(tmp_path, text: str) -> None:
+    reading = series(tmp_path, text, layout="omop")
+    assert not reading.column.present.any()
+    assert reading.missing_columns == ("hr", "t")
+
+
+def test_a_long_table_with_other_concepts_only_is_refused(tmp_path) -> None:
+    with pytest.raises(DataError, match="none of its 2"):
+        series(tmp_path, "patient_id,hour,name,value\np1,1,lactate,4\n", layout="omop")
+
+
 def test_days_need_no_time_of_day_and_hours_do(tmp_path) -> None:
     text = "patient_id,time,hr\np1,2026-03-01,80\np1,2026-03-02,90\n"
     reading = series(tmp_path, text, recipe={"hours": 48, "step_hours": 24})

@@ -21,7 +21,7 @@ from polyclinic.data.quarantine import Entry
 from polyclinic.data.series_layout import Long, Wide
 from polyclinic.data.stream import open_stream
 from polyclinic.data.timeline import SeriesRecipe
-from polyclinic.errors import DataError
+from polyclinic.errors import DataError, StudyError
 
 # Lines of one reason that are listed; the rest is a number.
 LISTED = 1000
@@ -59,9 +59,16 @@ def read_observations(request: Request, recipe: SeriesRecipe) -> Observations:
     """The measurements of a series.
 
     Raises:
+        StudyError: hours count from the patient column.
         DataRejected: the table as a whole is refused.
         DataError: no time, value or panel columns, units that differ, or no time that can be read.
     """
+    if recipe.start == request.key:
+        raise StudyError(
+            expected=f"a column of times from which hours of '{request.name}' count",
+            got="the patient column",
+            remedy="correct 'start' in the recipe",
+        )
     keys = (request.key, "person_id") if request.source.layout == "omop" else (request.key,)
     stream = open_stream(Path(request.root) / request.source.table, keys)
     key = request.key if request.key in stream.header else keys[-1]
@@ -162,7 +169,7 @@ class _Gathered:
             DataError: naming what is not there.
         """
         name, fields = self.request.name, self.layout.fields
-        if not self.layout.seen:
+        if not self.layout.seen and (self.timed or isinstance(self.layout, Wide)):
             raise DataError(
                 expected=f"columns or concepts of the panel of modality '{name}'",
                 got=f"none of its {len(fields)}",

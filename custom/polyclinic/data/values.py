@@ -130,7 +130,8 @@ class _TextRows:
         there = [(i, f) for i, f in enumerate(fields) if f.column in where]
         self.missing = tuple(f.feature for f in fields if f.column not in where)
         plain = [(i, where[f.column]) for i, f in there if f.plain]
-        self.plain, self.cells = [i for i, _ in plain], [c for _, c in plain]
+        self.plain = np.array([i for i, _ in plain], dtype=np.int64)
+        self.cells = [c for _, c in plain]
         self.ruled = [
             (i, where[f.column], f.reader(self.decimal_comma)) for i, f in there if not f.plain
         ]
