@@ -242,3 +242,34 @@ def test_every_table_and_picture_scrolls_in_a_box_of_its_own():
 def test_what_a_site_does_not_tell_is_not_called_nothing():
     assert "not told" in cells_of(report.render(run()))
     assert "not told (fewer than the site's minimum cell)" in text_of(report.render(run()))
+
+
+LABELS = {"name": "films", "task": {"labels": {"pneumonia": {}, "view_ap": {}}}}
+
+
+def test_each_label_is_told_by_site_and_a_dash_where_it_is_not_known():
+    records = run()
+    records[4]["metrics"] = {
+        "a": {"test/auroc": 0.7, "test/auroc/pneumonia": 0.61, "test/auroc/view_ap": 0.79},
+        "b": {"test/auroc": 0.88, "test/auroc/view_ap": 0.88},
+    }
+    rows = {r.name: r.labels for r in report.site_rows(records)}
+    assert rows == {"a": {"pneumonia": 0.61, "view_ap": 0.79}, "b": {"view_ap": 0.88}}
+    text = text_of(report.render(records, study=LABELS))
+    assert "Predicts pneumonia, view_ap, each yes or no." in text
+    assert "AUROC by label site pneumonia view_ap a 0.610 0.790 b – 0.880" in text
+    assert "mean over the labels that the site knows" in text
+
+
+def test_a_label_is_told_on_test_patients_where_it_was_and_else_on_validation_patients():
+    found = report.by_label(
+        {"validation/auroc/x": 0.5, "test/auroc/x": 0.6, "validation/auroc/y": 0.7, "auroc": 0.1}
+    )
+    assert found == {"x": 0.6, "y": 0.7}
+
+
+def test_a_study_of_classes_is_reported_without_labels():
+    study = {"name": "s", "task": {"label": "y", "classes": ["no", "yes"], "labels": {}}}
+    text = text_of(report.render(run(), study=study))
+    assert "Predicts y (no or yes)." in text
+    assert "AUROC by label" not in text
