@@ -1,11 +1,13 @@
 """The checks around a client half: what may come in, what may go out, what may be told."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from polyclinic.data.quarantine import Entry, QuarantineReport
 from polyclinic.errors import ContractViolation, SiteError, StudyError
 from polyclinic.exchange import Contract, TensorSpec
 from polyclinic.settings import SiteSettings
@@ -258,3 +260,13 @@ def test_a_label_known_of_too_few_patients_is_not_told_and_the_others_are(tmp_pa
     assert not any(name.endswith("view_ap") for name in metrics)
     hidden = {"test/auroc/view_ap": 0.5, "test/brier/pneumonia": 0.1, "train/loss": 0.1}
     assert opened._metrics(hidden) == {"test/brier/pneumonia": 0.1, "train/loss": 0.1}
+
+
+def test_values_that_a_job_calls_impossible_are_not_told_however_many() -> None:
+    value = Entry("impossible_value", "labs", "lines", partial=True, count=500)
+    rows = [Entry("not_finite", "wsi", "hash", f"p{i}") for i in range(11)]
+    opened = SimpleNamespace(
+        patients=SimpleNamespace(quarantine=QuarantineReport((value, *rows), 100)),
+        settings=SimpleNamespace(minimum_cell=11),
+    )
+    assert Desk._quarantined(opened) == {"quarantined.not_finite": 11.0}  # type: ignore[arg-type]
