@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from polyclinic.data.hidden import Veil, hide
+from hospital import a_hospital, a_study
+from polyclinic.data.hidden import Veil, dropped, hide
 from polyclinic.data.selection import Selection
 from polyclinic.data.vector import VectorColumn
 from polyclinic.errors import StudyError
@@ -158,3 +159,17 @@ def test_a_rate_beyond_1_and_fields_of_a_bag_are_refused() -> None:
     bags = given.with_columns({**given.columns, "w": given.columns["m"]})
     with pytest.raises(StudyError, match="'bag'"):
         hide(bags, "w", 0.5, seed=1, fields=True)
+
+
+def test_eq4_dropout_hides_metadata_but_never_films_nor_the_last_thing_a_patient_has() -> None:
+    study = a_study({"cxr": 6, "metadata": 4})
+    batch = a_hospital("a", ("cxr", "metadata"), study=study, n=2000).splits["train"]
+    batch.present["cxr"][:500] = False
+    torch.manual_seed(0)
+    found = dropped(batch, "cxr", modality=0.3, fields=0.1)
+
+    assert torch.equal(found.present["cxr"], batch.present["cxr"])
+    assert torch.equal(found.fields["cxr"], batch.fields["cxr"])
+    assert found.present["metadata"][:500].all()
+    assert found.present["metadata"][500:].float().mean().item() == pytest.approx(0.7, abs=0.03)
+    assert found.fields["metadata"].float().mean().item() == pytest.approx(0.9, abs=0.02)
