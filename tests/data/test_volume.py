@@ -336,12 +336,24 @@ def test_check_and_describe_tell_sequences_and_spacing(tmp_path: Path) -> None:
     cohort = open_cohort(settings, study)
     told = json.dumps(describe_cohort(cohort))
     assert '"t1": 8' in told
-    assert '"all sequences": 3' in told
+    assert '"flair": 3' in told
     assert "2 to 2 mm" in told
     assert cohort.size("train") == 6
     batch = next(cohort.batches("train", 4, torch.Generator().manual_seed(0)))
     assert batch.inputs["mri"].shape == (4, 3, 8, 10, 8)
     assert batch.fields["mri"].shape == (4, 3)
+
+
+def test_no_small_group_is_told_nor_can_be_subtracted(tmp_path: Path) -> None:
+    hospital(tmp_path, {("p1", "t2"), ("p2", "flair"), ("p3", "flair")})
+    found = column(read(tmp_path))
+    assert {k: found.summary(2)[k] for k in ("patients", *SEQUENCES)} == {
+        "patients": 3,
+        "t1": 3,
+        "t2": "hidden",  # one patient lacks it
+        "flair": "<2",
+    }
+    assert "spacing to the head" not in found.summary(4)
 
 
 def test_a_site_that_reads_another_kind_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from polyclinic.data.column import Column, Reading, Request, require_agreement, rows_of
 from polyclinic.data.dicom_layout import series_files
-from polyclinic.data.suppression import cell, quartiles, suppressed
+from polyclinic.data.suppression import cell, quartiles
 from polyclinic.data.volume_frame import STACK, augmentation, cropped
 from polyclinic.data.volume_layout import VolumeFiles, volume_files
 from polyclinic.data.volume_reader import Found, Scan, VolumeReader
@@ -81,12 +81,15 @@ class VolumeColumn:
         return torch.as_tensor(changed)
 
     def summary(self, minimum: int) -> dict[str, int | float | str]:
-        """Patients by sequence and quartiles of the voxels' edges in the files."""
-        counts = self.fields.sum(dim=0).tolist()
-        told: dict[str, int | float | str] = {}
-        told |= suppressed(dict(zip(self.sequences, counts, strict=True)), minimum)
-        told["all sequences"] = cell(int(self.fields.all(dim=1).sum()), minimum)
+        """Patients by sequence and quartiles of the voxels' edges in the files.
+
+        A count is hidden where it, or how many lack the sequence, would be a small group.
+        """
         scans = [s for s in self.scans if s is not None]
+        told: dict[str, int | float | str] = {"patients": cell(len(scans), minimum)}
+        for sequence, count in zip(self.sequences, self.fields.sum(dim=0).tolist(), strict=True):
+            few = 0 < len(scans) - count < minimum and count >= minimum
+            told[sequence] = "hidden" if few else cell(count, minimum)
         for axis, name in enumerate(("right", "front", "head")):
             found = quartiles([s.spacing_mm[axis] for s in scans], minimum)
             if found:
