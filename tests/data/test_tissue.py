@@ -97,13 +97,13 @@ def test_otsu_parts_two_groups_where_the_spread_between_them_is_largest() -> Non
 
 
 def test_the_overview_is_the_mean_over_its_pixels(tmp_path) -> None:
-    """0.5 micrometres brought to 2: the mean of 4 x 4 pixels."""
+    """0.5 micrometres brought to 4: the mean of 8 x 8 pixels."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (320, 480, 3)).astype(np.uint8)
     with SlideImage(write_slide(tmp_path / "s.svs", image)) as slide:
         view = overview(slide)
-    expected = image.reshape(80, 4, 120, 4, 3).mean(axis=(1, 3))
-    assert view.mpp == 2.0
+    expected = image.reshape(40, 8, 60, 8, 3).mean(axis=(1, 3))
+    assert view.mpp == 4.0
     np.testing.assert_allclose(view.pixels, expected, atol=1)
 
 
@@ -111,6 +111,6 @@ def test_the_overview_does_not_depend_on_how_it_is_read(tmp_path, monkeypatch) -
     image = with_tissue(glass(700, 900), 100, 100, 500, 600, TISSUE)
     with SlideImage(write_slide(tmp_path / "s.svs", image, 0.37)) as slide:
         whole = overview(slide)
-        monkeypatch.setattr("polyclinic.data.tissue.STRIP_PIXELS", 10_000)
+        monkeypatch.setattr("polyclinic.data.tissue.PIECE_PIXELS", 10_000)
         strips = overview(slide)
     assert np.abs(whole.pixels.astype(int) - strips.pixels).max() <= 1

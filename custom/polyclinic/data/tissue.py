@@ -7,6 +7,7 @@ tissue, on an empty one noise from noise.
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,9 +24,9 @@ Mask = npt.NDArray[np.bool_]
 LOWEST, HIGHEST = 15, 30
 # Longest side of an overview in pixels, and its finest resolution.
 OVERVIEW_PIXELS = 2048
-OVERVIEW_MPP = 2.0
-# Pixels of the slide that are read at once for the overview: 16 MiB.
-STRIP_PIXELS = 1 << 22
+OVERVIEW_MPP = 4.0
+# Pixels of the slide that are read at once for the overview: 4 MiB.
+PIECE_PIXELS = 1 << 20
 # Smaller pieces are dust, smaller gaps are part of the tissue: about two and eight tiles of 112 µm.
 SPECK_UM2 = 25_000.0
 HOLE_UM2 = 100_000.0
@@ -44,8 +45,8 @@ class Overview:
     mpp: float
 
 
-def overview(slide: SlideImage) -> Overview:
-    """The whole slide at most 2048 pixels long, read in strips so that memory stays bounded.
+def overview(slide: SlideImage, threads: int = 2) -> Overview:
+    """The whole slide at most 2048 pixels long, read in pieces so that memory stays bounded.
 
     A slide without a pyramid is read once through; OpenSlide's own thumbnail would first lay
     level 0 out in memory as a whole.
@@ -60,12 +61,17 @@ def overview(slide: SlideImage) -> Overview:
     factor = mpp / (slide.mpp * slide.downsamples[level])
     columns, rows = max(1, math.floor(width / factor)), max(1, math.floor(height / factor))
     out = np.empty((rows, columns, 3), np.uint8)
-    side = max(1, int(math.sqrt(STRIP_PIXELS) / factor))
-    for top in range(0, rows, side):
-        for left in range(0, columns, side):
-            down, across = min(side, rows - top), min(side, columns - left)
-            box = (left * factor, top * factor, (left + across) * factor, (top + down) * factor)
-            out[top : top + down, left : left + across] = _shrunk(slide, level, box, across, down)
+    side = max(1, int(math.sqrt(PIECE_PIXELS) / factor))
+
+    def fill(corner: tuple[int, int]) -> None:
+        left, top = corner
+        across, down = min(side, columns - left), min(side, rows - top)
+        box = (left * factor, top * factor, (left + across) * factor, (top + down) * factor)
+        out[top : top + down, left : left + across] = _shrunk(slide, level, box, across, down)
+
+    pieces = [(left, top) for top in range(0, rows, side) for left in range(0, columns, side)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(fill, pieces))
     return Overview(out, mpp)
 
 

@@ -176,7 +176,7 @@ class _Work:
             source = self.store.source(slide, self.key)
             if tiles := self.store.finished(name, source):
                 return "kept", tiles, (0.0, 0.0)
-            view = overview(slide)
+            view = overview(slide, self.wanted.threads)
             mask = tissue_mask(view)
             plan = self._plan(slide, view, mask, name)
             network = self._embed(slide, plan, name, source)
