@@ -101,7 +101,7 @@ def monai_epoch(root: Path, ids: tuple[str, ...]) -> float:
     names = list(SEQUENCES)
     pipeline = Compose(
         [
-            LoadImaged(names),
+            LoadImaged(names, reader="NibabelReader"),
             EnsureChannelFirstd(names),
             Orientationd(names, axcodes="RAS", labels=None),
             Spacingd(names, pixdim=SPACING, mode="bilinear"),
