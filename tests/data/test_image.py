@@ -179,7 +179,7 @@ def test_films_that_are_ready_at_other_times_stay_in_order(
         later.set()
         return Film(np.tile(pixels(i), 1).astype(np.float32), None, "png")
 
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(module, "read_film", slow)
     got, _ = column(read(a_request(tmp_path, cache=None))).collate(rows(0, 1, 2, 3))
     for i in range(4):

@@ -170,7 +170,7 @@ class _Films:
     def all(self) -> list[_Found]:
         """The first readable film of every patient, several at a time, in the order of ids."""
         found = []
-        with ThreadPoolExecutor(min(MOST_AT_ONCE, len(os.sched_getaffinity(0)))) as pool:
+        with ThreadPoolExecutor(min(MOST_AT_ONCE, os.cpu_count() or 1)) as pool:
             for one in pool.map(self.first, self.request.ids):
                 found.append(one)
                 self.request.tick(1)
