@@ -211,3 +211,9 @@ def test_late_with_one_softmax_averages_its_probabilities() -> None:
 def test_a_modality_may_not_be_called_fused() -> None:
     with pytest.raises(StudyError, match="fused"):
         JointModel(a_study({"fused": 2}), ("fused",), JointSettings(anchor="fused"))
+
+
+def test_a_gate_starts_almost_shut_so_that_untrained_metadata_hardly_disturb_the_film() -> None:
+    gate = a_joint().fuse.gate["metadata"]
+    assert (gate.bias == -2.0).all()
+    assert torch.sigmoid(gate.bias).max() < 0.13

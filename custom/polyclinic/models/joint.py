@@ -46,6 +46,15 @@ class JointSettings:
     isolated: bool = False
 
 
+class Gate(nn.Linear):
+    """W_m of a gate that starts almost shut, so that an untrained z_m hardly disturbs z_I."""
+
+    def reset_parameters(self) -> None:
+        """Draw the start; σ(-2) is .12."""
+        super().reset_parameters()
+        nn.init.constant_(self.bias, -2.0)
+
+
 class Gated(nn.Module):
     """z = z_I + Σ_m present_m σ(W_m [z_I, z_m]) z_m; without the others exactly z_I.
 
@@ -56,7 +65,7 @@ class Gated(nn.Module):
         super().__init__()
         self.anchor, self.others, self.width = anchor, others, dim
         self.missing = nn.ModuleDict({anchor: Token(dim)})
-        self.gate = nn.ModuleDict({m: nn.Linear(2 * dim, dim) for m in others if m in held})
+        self.gate = nn.ModuleDict({m: Gate(2 * dim, dim) for m in others if m in held})
 
     def forward(self, h: Embeddings, present: Embeddings, zero: Tensor) -> Tensor:
         """(B, D) from embeddings and presence by modality; ``zero`` is (B, D)."""
