@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,31 +94,45 @@ def generate(path: Path, width: int, height: int) -> Path:
     return path
 
 
-def ours(path: Path, mpp: float, wanted: Tiling) -> tuple[float, int, TilePlan]:
+Seconds = tuple[float, float]
+
+
+def now() -> Seconds:
+    """By the clock, and of both processors together."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: Seconds) -> Seconds:
+    """What has passed."""
+    wall, busy = now()
+    return wall - start[0], busy - start[1]
+
+
+def ours(path: Path, mpp: float, wanted: Tiling) -> tuple[Seconds, int, TilePlan]:
     """Seconds from the open file to the last tile, tiles, and which they were."""
     with SlideImage(path, mpp) as slide:
-        start = time.perf_counter()
+        start = now()
         view = overview(slide)
         plan = plan_tiles(slide, view, tissue_mask(view), wanted)
         count = sum(len(tiles) for tiles in read_tiles(slide, plan, threads=2))
-        return time.perf_counter() - start, count, plan
+        return since(start), count, plan
 
 
-def plain(path: Path, plan: TilePlan, edge: int) -> tuple[float, int]:
+def plain(path: Path, plan: TilePlan, edge: int) -> tuple[Seconds, int]:
     """Seconds of the loop over the same tiles, row by row as such loops go, and how many held
     tissue."""
     slide = openslide.OpenSlide(path)
     side = round(edge * plan.factor)
     corners = plan.corners_level0
     corners = corners[np.lexsort((corners[:, 0], corners[:, 1]))]
-    start, found = time.perf_counter(), 0
+    start, found = now(), 0
     for x, y in corners.tolist():
         region = slide.read_region((x, y), plan.level, (side, side)).convert("RGB")
         if side != edge:
             region = region.resize((edge, edge), Image.Resampling.BILINEAR)
         saturation = np.asarray(region.convert("HSV"))[..., 1]
         found += bool((saturation > 30).mean() >= 0.25)
-    seconds = time.perf_counter() - start
+    seconds = since(start)
     slide.close()
     return seconds, found
 
@@ -157,21 +171,30 @@ def tiling_memory(path: Path, mpp: float, wanted: Tiling) -> int:
 def measure(path: Path, mpp: float, wanted: Tiling, repeats: int) -> dict[str, Any]:
     """Tiles per second of both, alternating."""
     ours(path, mpp, wanted)  # into the page cache
-    rates: dict[str, list[float]] = {"ours": [], "plain": []}
+    spent: dict[str, list[Seconds]] = {"ours": [], "plain": []}
     for _ in range(repeats):
         seconds, count, plan = ours(path, mpp, wanted)
-        rates["ours"].append(count / seconds)
-        seconds, _ = plain(path, plan, wanted.tile_px)
-        rates["plain"].append(count / seconds)
-    pairs = zip(rates["ours"], rates["plain"], strict=True)
+        spent["ours"].append(seconds)
+        spent["plain"].append(plain(path, plan, wanted.tile_px)[0])
     return {
         "tiles": count,
         "level": plan.level,
         "pixels_per_pixel": round(plan.factor, 4),
-        **{f"{name}_per_second": round(statistics.median(v), 1) for name, v in rates.items()},
-        "ratio": round(statistics.median(a / b for a, b in pairs), 2),
+        **{
+            f"{name}_per_second": round(statistics.median(count / wall for wall, _ in seconds), 1)
+            for name, seconds in spent.items()
+        },
+        "ratio": ratio(spent, 0),
+        # What is left of it on a machine that is busy otherwise, or has one core.
+        "ratio_of_processor_seconds": ratio(spent, 1),
         "tiling_bytes": tiling_memory(path, mpp, wanted),
     }
+
+
+def ratio(spent: Mapping[str, Sequence[Seconds]], clock: int) -> float:
+    """Median over the pairs of the loop's seconds by ours."""
+    pairs = zip(spent["plain"], spent["ours"], strict=True)
+    return round(statistics.median(a[clock] / b[clock] for a, b in pairs), 2)
 
 
 def main() -> int:

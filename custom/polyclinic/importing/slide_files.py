@@ -79,7 +79,9 @@ def _dicom_slides(files: Sequence[Path]) -> list[tuple[Path, str]]:
         except (InvalidDicomError, OSError, ValueError, TypeError, AttributeError, KeyError):
             broken.append((path, as_id(path.stem)))
             continue
-        if kind == DICOM_SLIDE and volume:  # labels and overviews of the glass are not opened
+        if not kind:
+            broken.append((path, as_id(path.stem)))
+        elif kind == DICOM_SLIDE and volume:  # labels and overviews of the glass are not opened
             series.setdefault((path.parent, uid), path)
     per_folder = Counter(parent for parent, _ in series)
     alone = [
