@@ -20,7 +20,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from films import (
+from film_files import (
     BY_GDCM,
     HTJ2K_PIXELS,
     encoded,

@@ -10,7 +10,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from films import NATIVE, encoded, film, pattern
+from film_files import NATIVE, encoded, film, pattern
 from polyclinic.data.dicom import HEAD_BYTES, MAX_HEADER_BYTES, header_text, read_header
 from polyclinic.errors import DataRejected
 from rss import growth_mib

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, RLELossless
 
-from films import encoded, film, pattern
+from film_files import encoded, film, pattern
 from polyclinic.data.dicom import MAX_FILE_BYTES
 from polyclinic.data.film import read_film
 from polyclinic.data.quarantine import REASONS, file_hash

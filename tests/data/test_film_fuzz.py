@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from pydicom.uid import HTJ2KLossless, JPEGBaseline8Bit, JPEGLSNearLossless
 
-from films import BY_GDCM, HTJ2K_PIXELS, NATIVE, encoded, film, pattern
+from film_files import BY_GDCM, HTJ2K_PIXELS, NATIVE, encoded, film, pattern
 from polyclinic.data.decoder import DECODER
 from polyclinic.data.dicom import header_text, read_header
 from polyclinic.data.film import read_film

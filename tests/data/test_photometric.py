@@ -5,7 +5,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from films import film, pattern
+from film_files import film, pattern
 from polyclinic.data.flaw import Flaw
 from polyclinic.data.photometric import luma, read_tone, windowed
 from polyclinic.data.pixels import read_layout

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from films import encoded, film, pattern
+from film_files import encoded, film, pattern
 from polyclinic.data.dicom import Opened, parse
 from polyclinic.data.flaw import Flaw
 from polyclinic.data.pixels import bit_patterns, read_layout, spacing_mm, stored_pixels

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from films import pattern
+from film_files import pattern
 from polyclinic.data.flaw import Flaw
 from polyclinic.data.raster import read_raster
 from rss import growth_mib

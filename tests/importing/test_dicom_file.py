@@ -18,7 +18,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from films import BY_GDCM, HTJ2K_PIXELS, NATIVE, encoded, film, pattern
+from film_files import BY_GDCM, HTJ2K_PIXELS, NATIVE, encoded, film, pattern
 from polyclinic.data.film import read_film
 from polyclinic.data.flaw import Flaw
 from polyclinic.importing.dicom_file import clean_dicom
