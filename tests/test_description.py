@@ -25,7 +25,7 @@ def refusal(path: Path) -> str:
         ("site: a\nminimum_cel: 3", "got 'minimum_cel'; rename or remove it: did you mean"),
         ("site: a\nminimum_cel: 3", "did you mean 'minimum_cell'?"),
         ("site: a\n" + SOURCE % "foldr: x", "did you mean 'folder'?"),
-        ("site: a\n" + SOURCE % "folder: x, zzz: 1", "known are burned_in, evaluation_only, extractor"),
+        ("site: a\n" + SOURCE % "folder: x, zzz: 1", "known are burned_in, evaluation_only, "),
         ("site: a\n" + SOURCE % "units: x", "a bag needs folder"),
         ("site: a\nminimum_cell: 0\nthreads: 0", "(and 1 more faults)"),
     ],
