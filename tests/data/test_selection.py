@@ -5,6 +5,8 @@ from typing import ClassVar
 import pytest
 import torch
 
+from polyclinic.data import selection as selection_module
+from polyclinic.data.hidden import hide
 from polyclinic.data.selection import Selection, union
 from polyclinic.data.vector import VectorColumn
 from polyclinic.errors import StudyError
@@ -229,3 +231,45 @@ def test_labels_of_a_batch_are_numbers_with_nan_where_unknown() -> None:
     assert batch.taken(torch.tensor([True, False, True])).labels.shape == (2, 2)
     assert chosen.people("train").tolist() == [[1, 1], [1, 1]]
     assert union([chosen, chosen], ["a"], "all").people("train").tolist() == [[2, 2], [2, 2]]
+
+
+@dataclass(frozen=True)
+class Large(VectorColumn):
+    """A column that says its rows take 100 bytes."""
+
+    row_bytes: ClassVar[int] = 100
+
+
+def large(patients: int) -> Selection:
+    fields = torch.ones((patients, 1), dtype=torch.bool)
+    rows = Large(torch.arange(float(patients))[:, None], fields)
+    whole = selection(patients=patients)
+    return replace(whole, columns={"a": rows})
+
+
+def test_large_rows_are_looked_at_in_smaller_batches_and_in_the_same_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(selection_module, "MOST_SHOWN", 299)
+    chosen = large(7)
+    veiled = hide(chosen, "a", 0.0, seed=0)
+
+    for patients in (chosen, veiled):
+        shown = list(patients.batches("train", 256))
+        assert [b.size for b in shown] == [2, 2, 3]  # a last batch of one joins another
+        assert torch.cat([b.inputs["a"][:, 0] for b in shown]).tolist() == [*range(7)]
+    monkeypatch.setattr(selection_module, "MOST_SHOWN", 1)
+    assert [b.size for b in large(4).batches("train", 256)] == [1, 1, 2]
+
+
+def test_a_job_that_asks_for_batches_too_large_to_learn_from_is_refused_before_one_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(selection_module, "MOST_LEARNT", 400)
+    chosen = large(7)
+
+    assert [b.size for b in chosen.batches("train", 4, torch.Generator())] == [4, 3]
+    with pytest.raises(StudyError, match="batches of at most"):
+        next(iter(chosen.batches("train", 5, torch.Generator())))
+    # Nobody has as many patients as a job may ask for in a batch.
+    assert [b.size for b in large(4).batches("train", 10**9, torch.Generator())] == [4]

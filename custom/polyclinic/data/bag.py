@@ -68,6 +68,11 @@ class BagColumn:
     width: int
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of one patient's inputs, float32: a batch is as wide as its largest bag."""
+        return 4 * self.width * max((b.count for b in self.bags if b is not None), default=1)
+
+    @property
     def present(self) -> Tensor:
         """Patients with a bag; (P,) bool."""
         return torch.tensor([b is not None for b in self.bags], dtype=torch.bool)

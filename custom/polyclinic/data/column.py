@@ -24,7 +24,9 @@ class Column(Protocol):
     """One modality of P patients, row-aligned with the cohort.
 
     A class attribute ``costly = True``, which is optional, asks for its batches to be made ahead
-    in a thread (``polyclinic.data.prefetch``): ``collate`` is then called by that thread.
+    in a thread (``polyclinic.data.prefetch``): ``collate`` is then called by that thread. An
+    attribute ``row_bytes``, optional too, tells the bytes of one row's inputs where they are many;
+    a batch is then held to what a machine can bear (``polyclinic.data.selection``).
     """
 
     @property

@@ -50,6 +50,11 @@ class Veil:
         """Whether its rows are worth making ahead."""
         return bool(getattr(self.column, "costly", False))
 
+    @property
+    def row_bytes(self) -> int:
+        """As of the column; 0 where it does not tell."""
+        return int(getattr(self.column, "row_bytes", 0))
+
     def prepared(self, train: Tensor) -> "Veil":
         """As it is: it was prepared before anything was hidden."""
         return self

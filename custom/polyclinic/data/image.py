@@ -5,6 +5,7 @@ is kept in the site's cache: a bad file costs itself before a round starts, and 
 pictures, not films. Of several films of a patient the first by name that can be read is used.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,11 @@ class ImageColumn:
 
     pictures: tuple[Picture | None, ...] = field(repr=False)
     recipe: ImageRecipe
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one patient's inputs, float32."""
+        return 4 * math.prod(self.recipe.size)
 
     @property
     def present(self) -> Tensor:

@@ -14,6 +14,11 @@ from polyclinic.data.split import SPLIT_NAMES
 from polyclinic.errors import StudyError
 from polyclinic.study import Study
 
+# Inputs of one batch that is only looked at: it is cut smaller, which changes no number of a row.
+MOST_SHOWN = 1 << 28
+# Inputs of one batch to learn from: a job chooses its size, and a site does not fall over it.
+MOST_LEARNT = 4 << 30
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -95,8 +100,13 @@ class Selection:
 
         A last batch of a single patient joins the one before it, for layers that normalise
         over a batch. With a costly column a thread makes the next batches while one is used.
+        In fixed order a batch is smaller than asked for where its inputs would be too large.
+
+        Raises:
+            StudyError: a shuffled batch would be too large.
         """
         rows = self._rows[split]
+        batch_size = self._bearable(min(batch_size, rows.numel()), generator is not None)
         if generator is not None:
             rows = rows[torch.randperm(rows.numel(), generator=generator)]
         if not rows.numel():
@@ -112,6 +122,21 @@ class Selection:
             return
         for part in parts:
             yield self._batch(part, generator)
+
+    def _bearable(self, batch_size: int, learnt: bool) -> int:
+        """Rows of a batch; fewer than asked for where it is only looked at.
+
+        Raises:
+            StudyError: a batch to learn from, whose rows are the job's to choose, is too large.
+        """
+        row = sum(getattr(c, "row_bytes", 0) for c in self.columns.values())
+        if learnt and batch_size * row > MOST_LEARNT:
+            raise StudyError(
+                expected=f"batches of at most {MOST_LEARNT >> 30} GiB of inputs",
+                got="larger ones",
+                remedy="lower batch_size, or the recipe's size or max_instances of a modality",
+            )
+        return max(1, batch_size if learnt else min(batch_size, MOST_SHOWN // max(1, row)))
 
     def _batch(self, rows: Tensor, generator: torch.Generator | None) -> Batch:
         inputs, fields = {}, {}

@@ -49,6 +49,11 @@ class SeriesColumn:
     scale: tuple[float, ...] = ()
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of one patient's inputs, float32."""
+        return 4 * self.steps * len(self.features)
+
+    @property
     def present(self) -> Tensor:
         """Patients with at least one value; (P,) bool."""
         return self.offsets.diff() > 0

@@ -5,6 +5,7 @@ the grid of the first one that is there, and the stack is kept in the site's cac
 its sequence before a round starts, and an epoch reads stacks, not files.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, cast
@@ -32,6 +33,11 @@ class VolumeColumn:
     recipe: VolumeRecipe
     # Batches are worth preparing while the one before is trained on.
     costly: ClassVar[bool] = True
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one patient's inputs, float32."""
+        return 4 * len(self.sequences) * math.prod(self.recipe.size)
 
     @property
     def fields(self) -> Tensor:
