@@ -174,3 +174,13 @@ def test_the_jobs_of_films_and_metadata_are_presets_on_one_study(preset: str, su
     # A label among the features would be predicted from itself.
     features = {f for m in job.study.modalities.values() for f in m.features}
     assert not features & {"pneumonia", "view", "view_ap", "finding"}
+
+
+def test_a_study_whose_model_no_site_should_bear_is_refused(tmp_path: Path) -> None:
+    wide = {"hidden": [8192, 8192, 8192, 8192, 8192, 8192]}  # 5 * 67 million weights
+    modality = {"kind": "vector", "features": ["f"], "encoder": wide}
+    task = {"label": "y", "classes": ["no", "yes"]}
+    study = {"name": "toy", "task": task, "modalities": {"a": modality}}
+    folder = write_job(tmp_path / "large", study=study)
+    with pytest.raises(StudyError, match="at most 256 million weights"):
+        load_job(folder)

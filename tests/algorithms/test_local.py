@@ -1,10 +1,13 @@
 """Local training."""
 
 import numpy as np
+import pytest
 
 from hospital import a_hospital, a_study
 from polyclinic.algorithms import local
 from polyclinic.comparison import run_federation
+from polyclinic.errors import StudyError
+from polyclinic.exchange import State
 
 STUDY = a_study()
 
@@ -47,3 +50,11 @@ def test_it_learns_an_easy_task() -> None:
     found = client.predict(hospital, result.state, result.personal["h"], "test")
     chosen = found["probability"].argmax(1)
     assert (chosen == found["label"]).mean() > 0.9
+
+
+def test_a_model_that_never_leaves_is_no_larger_than_a_site_should_bear() -> None:
+    # Nothing of it is in the contract: 65536 * 5120 weights of a personal head.
+    study = a_study(embedding=2560)
+    patients = a_hospital(study=study)
+    with pytest.raises(StudyError, match="at most 256 million weights"):
+        local.Client(head_hidden=65536).train(patients, State({}), {}, 1)

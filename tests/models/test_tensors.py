@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from polyclinic.errors import ContractViolation
+from polyclinic.errors import ContractViolation, StudyError
 from polyclinic.models import tensors
 
 
@@ -43,3 +43,11 @@ def test_personal_names_come_back_as_they_were() -> None:
     kept = tensors.personal({"head.fused.0.weight": np.zeros(1)})
     assert list(kept) == ["personal.head.fused.0.weight"]
     assert list(tensors.from_personal(kept)) == ["head.fused.0.weight"]
+
+
+def test_a_model_larger_than_a_site_should_bear_is_refused_before_it_takes_memory() -> None:
+    with torch.device("meta"):
+        small, large = nn.Linear(1 << 14, 1 << 13), nn.Linear(1 << 14, (1 << 14) + 1)
+    tensors.require_bearable(small)
+    with pytest.raises(StudyError, match="at most 256 million weights"):
+        tensors.require_bearable(large)

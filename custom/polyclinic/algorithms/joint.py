@@ -12,7 +12,7 @@ from polyclinic.errors import StudyError
 from polyclinic.exchange import Contract, Tensors, TensorSpec, group_of
 from polyclinic.models.early import EarlyModel
 from polyclinic.models.joint import JOININGS, Joining, JointModel, JointSettings, LateModel
-from polyclinic.models.tensors import tensors_of
+from polyclinic.models.tensors import require_bearable, tensors_of
 from polyclinic.study import Study
 from polyclinic.training import initialise, require
 
@@ -119,6 +119,7 @@ def contract_of(half: Joint, study: Study) -> Contract:
     """Every tensor that may cross the wall: of a modality with its holders, the rest with all."""
     with torch.device("meta"):
         model = model_of(half, study, modalities_of(study))
+    require_bearable(model)
 
     def holder(name: str) -> str | None:
         part = name.split(".")[2 if name.startswith("fuse.gate.") else 1]

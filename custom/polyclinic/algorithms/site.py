@@ -15,7 +15,14 @@ from polyclinic.device import here
 from polyclinic.evaluation.metrics import scores
 from polyclinic.exchange import PERSONAL, State, Tensors, Update, group_of
 from polyclinic.models.multimodal import FUSED, HeadSettings, SiteModel
-from polyclinic.models.tensors import difference, from_personal, load, personal, tensors_of
+from polyclinic.models.tensors import (
+    difference,
+    from_personal,
+    load,
+    personal,
+    require_bearable,
+    tensors_of,
+)
 from polyclinic.training import (
     EVALUATION_BATCH,
     BatchLoss,
@@ -132,6 +139,7 @@ def placed(
     kept: Tensors,
 ) -> tuple[frozenset[str], Tensors]:
     """Fill a model that was made on the meta device; its federated names, and their values."""
+    require_bearable(model)
     model.to_empty(device="cpu")
     study = patients.study
     names = [n for n, v in model.state_dict().items() if v.is_floating_point()]

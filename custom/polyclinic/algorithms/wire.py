@@ -12,7 +12,7 @@ from polyclinic.data.batch import Patients
 from polyclinic.errors import ContractViolation
 from polyclinic.exchange import STORE, Contract, State, Tensors, TensorSpec, Update, group_of
 from polyclinic.models.multimodal import HeadSettings, SiteModel
-from polyclinic.models.tensors import tensors_of
+from polyclinic.models.tensors import require_bearable, tensors_of
 from polyclinic.study import Study
 from polyclinic.training import initialise, require
 
@@ -77,6 +77,7 @@ def model_contract(
     """
     with torch.device("meta"):
         model = SiteModel(study, modalities_of(study), head)
+    require_bearable(model)
     specs = {}
     for name, value in model.state_dict().items():
         part = name.split(".")[1]

@@ -6,8 +6,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from polyclinic.errors import ContractViolation
+from polyclinic.errors import ContractViolation, StudyError
 from polyclinic.exchange import PERSONAL, Array, Tensors
+
+# Of a whole study: 1 GiB, and Adam takes two more at a site. Whoever writes a job chooses what a
+# hospital allocates.
+MOST_WEIGHTS = 256 << 20
 
 
 def tensors_of(model: nn.Module, prefixes: Iterable[str] = ("",)) -> Tensors:
@@ -21,6 +25,20 @@ def tensors_of(model: nn.Module, prefixes: Iterable[str] = ("",)) -> Tensors:
         for name, value in model.state_dict().items()
         if name.startswith(start) and value.is_floating_point()
     }
+
+
+def require_bearable(model: nn.Module) -> None:
+    """Refuse a model, at best while it is on the meta device, that a job made too large.
+
+    Raises:
+        StudyError: it has more weights than ``MOST_WEIGHTS``.
+    """
+    if sum(value.numel() for value in model.state_dict().values()) > MOST_WEIGHTS:
+        raise StudyError(
+            expected=f"a model of at most {MOST_WEIGHTS >> 20} million weights",
+            got="a larger one",
+            remedy="choose smaller encoders or heads, or fewer modalities or features",
+        )
 
 
 def load(model: nn.Module, tensors: Mapping[str, Array]) -> None:
