@@ -87,3 +87,18 @@ def test_a_job_nested_too_deeply_is_listed_without_its_facts(tmp_path, capsys):
     code, answer = told(capsys, "list", "--jobs", str(tmp_path))
     assert code == 0
     assert [(j["name"], j["study"]) for j in answer["data"]["jobs"]] == [("deep", None)]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_halves_that_do_not_fit_together_are_a_fault_also_in_an_archive(tmp_path, capsys, packed):
+    job = tmp_path / "fedmm_demo"
+    shutil.copytree(JOBS / "fedmm_demo", job)
+    path = job / "app" / "config" / "config_fed_client.json"
+    config = json.loads(path.read_text())
+    config["executors"][0]["executor"]["args"]["client"]["args"]["head_hidden"] = 7
+    path.write_text(json.dumps(config))
+    if packed:
+        shutil.make_archive(str(job), "zip", tmp_path, "fedmm_demo")
+    code, answer = told(capsys, "show", f"{job}.zip" if packed else str(job))
+    assert code == 1
+    assert ["differ in head_hidden" in f["what"] for f in answer["data"]["faults"]] == [True]

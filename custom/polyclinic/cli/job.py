@@ -41,13 +41,10 @@ def show(
     """What a job says, and every reason why it may not be submitted (then the exit code is 1)."""
     # Binding arguments imports FLARE and torch; listing does not.
     from polyclinic.flare.lint import check_archive, check_job
-    from polyclinic.jobs import load_job
 
     with output.guarded(format):
         place = _find(job, jobs)
         faults = check_archive(place) if place.is_file() else check_job(place)
-        if place.is_dir() and not faults:
-            load_job(place)  # the two halves must also fit together
         summary = _summary(place) if place.is_dir() and not faults else {"name": place.stem}
         told = [{"where": f.where, "what": f.what, "remedy": f.remedy} for f in faults]
         output.emit(

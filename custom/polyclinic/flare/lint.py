@@ -45,6 +45,7 @@ from polyclinic.flare.archive import (
     walk,
 )
 from polyclinic.flare.policy import SCOPE
+from polyclinic.jobs import load_job
 from polyclinic.study import load_study
 
 META_KEYS = frozenset(
@@ -77,7 +78,8 @@ def check_job(folder: Path) -> list[Fault]:
         load_study(folder / "app" / "config")
     except PolyclinicError as error:
         faults.append(Fault("app/config/study.json", f"got {error.got}", error.remedy))
-    return faults or [f for name in (SERVER, CLIENT) for f in _built(name, parsed[name])]
+    faults = faults or [f for name in (SERVER, CLIENT) for f in _built(name, parsed[name])]
+    return faults or list(_fits(folder))
 
 
 def check_archive(path: Path) -> list[Fault]:
@@ -199,6 +201,15 @@ def _defined(path: str) -> type | None:
     module, _, name = path.rpartition(".")
     kind = getattr(importlib.import_module(module), name)
     return kind if inspect.isclass(kind) and kind.__module__ == module else None
+
+
+def _fits(folder: Path) -> Iterator[Fault]:
+    """Faults of a job whose parts are sound, and which no server could start: halves that differ,
+    an encoder that cannot be built, a model that is too large."""
+    try:
+        load_job(folder)
+    except PolyclinicError as error:
+        yield Fault("app/config", f"got {error.got}", error.remedy)
 
 
 def _built(where: str, config: Any) -> Iterator[Fault]:
