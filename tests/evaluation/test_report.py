@@ -273,3 +273,11 @@ def test_a_study_of_classes_is_reported_without_labels():
     text = text_of(report.render(run(), study=study))
     assert "Predicts y (no or yes)." in text
     assert "AUROC by label" not in text
+
+
+def test_a_label_that_the_study_does_not_ask_for_gets_no_column():
+    records = run()
+    records[4]["metrics"] = {"a": {f"test/auroc/x{i}": 0.5 for i in range(500)}}
+    page = report.render(records, study=LABELS)
+    assert "x499" not in page
+    assert "AUROC by label" not in text_of(page)

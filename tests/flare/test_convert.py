@@ -113,6 +113,7 @@ def test_a_census_is_read_with_its_counts_and_its_quarantine() -> None:
         ({"quarantined.x": 1e300}, "scalars"),
         ({"quarantined.unreadable": "many"}, "scalars"),
         ({"quarantined.patient 17": 1.0}, "scalars"),
+        ({f"quarantined.x{i}": 1.0 for i in range(129)}, "scalars"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -83,6 +83,7 @@ def render(
         resources.files("polyclinic.evaluation").joinpath("report.html").read_text("utf-8")
     )
     sites = site_rows(records)
+    asked = set((study or {}).get("task", {}).get("labels") or {})
     by_test = compared(comparison or {})
     found = {t: by_test[t] for t in TESTS if t in by_test}
     known = {*(methods or {}), *(row.method for c in found.values() for row in c.rows)}
@@ -103,7 +104,7 @@ def render(
         seconds=sum(float(r.get("seconds", 0.0)) for r in rounds),
         sites=sites,
         groups=sorted({g for s in sites for g in s.groups}),
-        labels=sorted({label for s in sites for label in s.labels}),
+        labels=sorted(asked & {label for s in sites for label in s.labels}),
         trouble=trouble(records),
         quarantined=quarantined(records),
         comparison=found,

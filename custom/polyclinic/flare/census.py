@@ -14,6 +14,8 @@ from polyclinic.study import Study
 _QUARANTINED = "quarantined."
 _WORD = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 _MOST_FILES = 1e9
+# A site may know reasons that this server does not; the ledger holds every one it names.
+_MOST_REASONS = 128
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _quarantined(said: dict[str, Any]) -> dict[str, int]:
         for name, count in said.items()
         if isinstance(name, str) and name.startswith(_QUARANTINED)
     }
-    good = all(
+    good = len(quarantined) <= _MOST_REASONS and all(
         _WORD.fullmatch(reason) and is_number(count) and 0 <= count <= _MOST_FILES
         for reason, count in quarantined.items()
     )
