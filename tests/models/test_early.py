@@ -95,6 +95,17 @@ def test_c10_the_encoder_is_that_of_the_registry_with_a_wider_input(
     assert model(a_batch()).fused.shape == (6, 1)
 
 
+def test_oriented_gradients_read_metadata_beside_their_description() -> None:
+    model = EarlyModel(a_study({"network": "hog", "cell": 4}), "cxr", 0, 0.0)
+    batch = a_batch()
+    batch.fields["metadata"][:] = True
+    out = model.enc["cxr"].get_submodule("out")
+    assert isinstance(out, torch.nn.Linear)
+    assert out.in_features == 3 * 3 * 4 * 9 + 2 * 2
+    other = {**batch.inputs, "metadata": batch.inputs["metadata"] + 1.0}
+    assert not torch.equal(model(batch).fused, model(replace(batch, inputs=other)).fused)
+
+
 def test_only_an_image_with_vectors_beside_it_can_be_fused_early() -> None:
     bag = {"kind": "bag", "dim": 3}
     for study, anchor in ((a_study(wsi=bag), "cxr"), (a_study(), "metadata")):

@@ -18,6 +18,7 @@ from polyclinic.training import initialise
 D = 5
 SMALL = {
     "compact": {"network": "compact", "widths": [8, 16]},
+    "hog": {"network": "hog", "cell": 8},
     "resnet18": {"network": "resnet18"},
     "densenet121": {"network": "densenet121"},
     "vit": {"network": "vit", "patch": 8, "width": 16, "depth": 2, "heads": 2},

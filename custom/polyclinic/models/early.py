@@ -1,7 +1,9 @@
 """Early fusion: metadata written beside the pixels, as constant planes of the film.
 
 Every field gives two more channels: its value, and whether it is there. One encoder reads them
-all; it is that of the image's kind, whose first convolution is made wide enough.
+all; it is that of the image's kind, whose first convolution is made wide enough. One that computes
+oriented gradients reads what its planes say as further entries of its description: a plane has no
+gradient.
 """
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from polyclinic import models
 from polyclinic.data.batch import Batch
 from polyclinic.errors import StudyError
+from polyclinic.models.hog import Hog
 from polyclinic.models.joint import refuse_fused
 from polyclinic.models.multimodal import FUSED, Output, fused_head, logits_of
 from polyclinic.study import Study
@@ -69,11 +72,16 @@ def planes(batch: Batch, anchor: str, others: tuple[str, ...]) -> Tensor:
 
 
 def widened(encoder: nn.Module, channels: int) -> nn.Module:
-    """The encoder with another number of input channels, in place.
+    """The encoder with another number of input channels instead of one, in place.
 
     Raises:
         StudyError: it has no convolution to widen.
     """
+    if any(isinstance(layer, Hog) for layer in encoder.modules()):
+        old = encoder.get_submodule("out")
+        assert isinstance(old, nn.Linear)
+        encoder.out = nn.Linear(old.in_features + channels - 1, old.out_features)
+        return encoder
     for name, layer in encoder.named_modules():
         if isinstance(layer, nn.Conv2d):  # the first is the one that reads the pixels
             wide = nn.Conv2d(

@@ -1,4 +1,7 @@
-"""Encoders of a film: a small network for a CPU, ResNet-18, DenseNet-121, a vision transformer."""
+"""Encoders of a film: oriented gradients or a small network for a CPU, and three large networks.
+
+The large ones are ResNet-18, DenseNet-121 and a vision transformer.
+"""
 
 import math
 from typing import Annotated, Literal
@@ -18,6 +21,7 @@ from polyclinic.models.convolution import (
     densenet121,
     resnet18,
 )
+from polyclinic.models.hog import BLOCK, Hog, hog_width
 from polyclinic.models.published import fill
 from polyclinic.models.settings import EncoderSettings, embedding_norm, parse
 from polyclinic.models.transformer import VisionTransformer
@@ -28,6 +32,8 @@ from polyclinic.study import Modality
 Width = Annotated[int, Field(ge=GROUPS, le=1024, multiple_of=GROUPS)]
 # Attention is quadratic in the number of patches.
 MAX_TOKENS = 1024
+# A linear layer on more would be larger than the networks it stands in for.
+MAX_GRADIENTS = 1 << 15
 # Looked at together when nothing is learned; a score of many large films must not take all memory.
 PIXELS_AT_ONCE = 1 << 22
 
@@ -38,11 +44,13 @@ class ImageSettings(EncoderSettings):
     Attributes:
         network: ``compact`` has some 0.2 million weights and is meant for pictures of 64 to 128
             pixels, ``resnet18`` 11 million, ``densenet121`` 7 million, ``vit`` 5 million as it is
-            preset (ViT-Ti/16).
+            preset (ViT-Ti/16). ``hog`` learns nothing of a picture but one linear layer on its
+            oriented gradients (``polyclinic.models.hog``), for some hundred films.
         feature_norm: inside a convolutional network. ``group`` depends on one picture only;
             ``batch`` is what published weights were trained with, mixes patients of a batch, and
             does not go with privacy by a gradient per patient.
         widths: channels of the stages of ``compact``.
+        cell, orientations: of ``hog``; pixels along the edge of a cell, and bins in half a turn.
         patch, width, depth, heads: of ``vit``.
         dropout: before the last layer.
         weights: name of a file of weights that the network starts from, which whoever draws the
@@ -50,9 +58,11 @@ class ImageSettings(EncoderSettings):
         weights_sha256: of that file; a study that names weights names their hash too.
     """
 
-    network: Literal["compact", "resnet18", "densenet121", "vit"] = "compact"
+    network: Literal["compact", "hog", "resnet18", "densenet121", "vit"] = "compact"
     feature_norm: FeatureNorm = "group"
     widths: tuple[Width, ...] = Field(default=(24, 48, 96, 128), min_length=1, max_length=6)
+    cell: int = Field(default=16, ge=4, le=64)
+    orientations: int = Field(default=9, ge=2, le=36)
     patch: int = Field(default=16, ge=4, le=64)
     width: int = Field(default=192, ge=16, le=768)
     depth: int = Field(default=12, ge=1, le=24)
@@ -67,6 +77,8 @@ class ImageSettings(EncoderSettings):
             raise ValueError("heads divides width")
         if bool(self.weights) != bool(self.weights_sha256):
             raise ValueError("weights and weights_sha256 come together")
+        if self.weights and self.network == "hog":
+            raise ValueError("hog has no weights to start from")
         return self
 
 
@@ -122,6 +134,9 @@ def _network(settings: ImageSettings, size: tuple[int, int]) -> tuple[nn.Module,
             size, settings.patch, settings.width, settings.depth, settings.heads
         )
         return vit, settings.width
+    if settings.network == "hog":
+        width = hog_width(size, settings.cell, settings.orientations)
+        return Hog(settings.cell, settings.orientations), width
     return Compact(settings.widths, settings.feature_norm), settings.widths[-1]
 
 
@@ -148,6 +163,11 @@ def _require_size(name: str, settings: ImageSettings, size: tuple[int, int]) -> 
         rows, columns = (edge // settings.patch for edge in size)
         fits = all(edge % settings.patch == 0 for edge in size) and rows * columns <= MAX_TOKENS
         wanted = f"edges that {settings.patch} divides, and at most {MAX_TOKENS} patches"
+    elif settings.network == "hog":
+        cell, width = settings.cell, hog_width(size, settings.cell, settings.orientations)
+        fits = all(edge % cell == 0 and edge >= BLOCK * cell for edge in size)
+        fits = fits and width <= MAX_GRADIENTS
+        wanted = f"edges of {BLOCK} or more times {cell}, and at most {MAX_GRADIENTS} gradients"
     else:
         least = 2 ** stages[settings.network]
         fits, wanted = min(size) >= least, f"edges of at least {least}"
