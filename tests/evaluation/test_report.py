@@ -261,6 +261,16 @@ def test_each_label_is_told_by_site_and_a_dash_where_it_is_not_known():
     assert "mean over the labels that the site knows" in text
 
 
+def test_many_labels_of_few_sites_stand_below_each_other_as_a_page_is_higher_than_wide():
+    names = ("edema", "fracture", "mass")
+    records = run()
+    records[4]["metrics"] = {"a": {"test/auroc/edema": 0.7, "test/auroc/fracture": 0.8}}
+    records[4]["metrics"]["b"] = {"test/auroc/mass": 0.9}
+    study = {"name": "films", "task": {"labels": dict.fromkeys(names, {})}}
+    told = "label a b edema 0.700 – fracture 0.800 – mass – 0.900"
+    assert told in text_of(report.render(records, study=study))
+
+
 def test_a_label_is_told_on_test_patients_where_it_was_and_else_on_validation_patients():
     found = report.by_label(
         {"validation/auroc/x": 0.5, "test/auroc/x": 0.6, "validation/auroc/y": 0.7, "auroc": 0.1}
