@@ -31,9 +31,10 @@ import openslide
 import tifffile
 from PIL import Image
 
+from polyclinic.data.slide_blocks import Pixels
 from polyclinic.data.slide_image import SlideImage
 from polyclinic.data.tiles import TilePlan, Tiling, plan_tiles, read_tiles
-from polyclinic.data.tissue import Pixels, overview, tissue_mask
+from polyclinic.data.tissue import overview, tissue_mask
 
 TARGET, MOST_MEMORY = 2.0, 1 << 30
 GLASS, TISSUE = (243, 243, 243), (205, 120, 175)

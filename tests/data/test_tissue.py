@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from polyclinic.data.slide_image import SlideImage
-from polyclinic.data.tissue import Overview, otsu, overview, pen_marks, tissue_mask
+from polyclinic.data.tissue import Overview, median5, otsu, overview, pen_marks, tissue_mask
 from slides import TISSUE, glass, with_tissue, write_slide
 
 # Of the overviews below: 4 micrometres a pixel, so 100 x 100 pixels are 0.16 mm2.
@@ -94,6 +95,13 @@ def test_otsu_parts_two_groups_where_the_spread_between_them_is_largest() -> Non
         scores[t] = low.size * high.size * (low.mean() - high.mean()) ** 2
     assert scores[otsu(values)] == pytest.approx(max(scores.values()))
     assert 12 <= otsu(values) < 50
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (130, 67)])
+def test_the_median_of_neighbours_is_that_of_scipy(shape) -> None:
+    values = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    expected = ndimage.median_filter(values, size=5, mode="nearest")
+    np.testing.assert_array_equal(median5(values), expected)
 
 
 def test_the_overview_is_the_mean_over_its_pixels(tmp_path) -> None:

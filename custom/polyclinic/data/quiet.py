@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Loggers of pydicom and Pillow: both write values of tags, at DEBUG or with an exception.
-LOGGERS = ("pydicom", "PIL")
+# Loggers of pydicom, Pillow and tifffile: they write values of tags or names of files.
+LOGGERS = ("pydicom", "PIL", "tifffile")
 _SILENT = logging.CRITICAL + 1
 # Warning filters and logger levels belong to the process: one reader at a time changes them.
 _LOCK = threading.RLock()
@@ -15,7 +15,7 @@ _LOCK = threading.RLock()
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """A block in which neither pydicom nor Pillow says anything; the settings come back after."""
+    """A block in which none of these libraries says anything; the settings come back after."""
     with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loggers = [logging.getLogger(name) for name in LOGGERS]

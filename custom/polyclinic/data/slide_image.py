@@ -1,8 +1,8 @@
 """Pixels of a whole-slide image in bounded pieces: SVS, NDPI, MRXS, SCN, BIF, tiled TIFF, DICOM.
 
-OpenSlide reads the formats. Only the scan itself is ever read: the label and macro pictures that
-lie in many files show names and numbers, and no function here touches them or the file's
-comments.
+OpenSlide reads the formats; the pixels of tiled TIFF come past it (``slide_blocks``). Only the
+scan itself is ever read: the label and macro pictures that lie in many files show names and
+numbers, and no function here touches them or the file's comments.
 """
 
 import math
@@ -10,10 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import openslide
 from PIL import Image
 
 from polyclinic.data.quarantine import REASONS, file_hash
+from polyclinic.data.slide_blocks import CACHE_BYTES, Pixels, SlideBlocks
 from polyclinic.errors import DataRejected
 
 SUFFIXES = frozenset({".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".tif", ".tiff", ".dcm"})
@@ -43,8 +45,8 @@ class SlideImage:
     """An open slide.
 
     Guarantees:
-    - What is held in memory does not grow with the slide: OpenSlide's cache (32 MiB), plus what
-      one ``read`` asks for.
+    - What is held in memory does not grow with the slide: caches of 96 and 32 MiB (OpenSlide's),
+      plus what one ``read`` asks for.
     - ``read`` may be called from several threads at once.
     - Everything that OpenSlide raises on a damaged file becomes ``DataRejected``.
 
@@ -67,6 +69,7 @@ class SlideImage:
         """
         self.path = path
         self._slide = _opened(path)
+        self._blocks: SlideBlocks | None = None
         try:
             self.sizes = [(int(w), int(h)) for w, h in self._slide.level_dimensions]
             self.downsamples = [float(d) for d in self._slide.level_downsamples]
@@ -77,6 +80,7 @@ class SlideImage:
             if not MPP_RANGE[0] <= self.mpp <= MPP_RANGE[1]:
                 got = "none stated" if not self.mpp else "an impossible one"
                 raise self._refused("no_mpp", got, "state it with --mpp-csv (columns wsi, mpp)")
+            self._blocks = SlideBlocks(path, self.sizes)
         except BaseException:
             self.close()
             raise
@@ -95,6 +99,8 @@ class SlideImage:
     def close(self) -> None:
         """Close the file."""
         self._slide.close()
+        if self._blocks is not None:
+            self._blocks.close()
 
     def level_for(self, mpp: float) -> int:
         """The coarsest level that is not coarser than ``mpp``; 0 when there is none."""
@@ -102,8 +108,19 @@ class SlideImage:
         fine = [i for i, d in enumerate(self.downsamples) if d * self.mpp <= mpp * 1.005]
         return max(fine, key=lambda i: self.downsamples[i], default=0)
 
-    def read(self, level: int, left: int, top: int, width: int, height: int) -> Image.Image:
-        """Pixels of a level as an RGB image; white where nothing was scanned.
+    def strip(self, level: int, height: int) -> int:
+        """How wide a strip of a level may be so that all blocks under a row of it stay cached.
+
+        Whoever reads strip by strip, each row by row, decodes no block twice.
+
+        Args:
+            height: of a row in pixels of that level.
+        """
+        block = int(self._slide.properties.get(f"openslide.level[{level}].tile-height", 256))
+        return max(1, CACHE_BYTES // (2 * 3 * (height + block)))
+
+    def read(self, level: int, left: int, top: int, width: int, height: int) -> Pixels:
+        """Pixels of a level as RGB, (height, width, 3); white where nothing was scanned.
 
         Args:
             left, top: in pixels of that level.
@@ -111,6 +128,13 @@ class SlideImage:
         Raises:
             DataRejected: the file is damaged there.
         """
+        found = None
+        if self._blocks is not None:
+            found = self._blocks.read(level, (left, top, width, height), self._composed)
+        return self._composed(level, left, top, width, height) if found is None else found
+
+    def _composed(self, level: int, left: int, top: int, width: int, height: int) -> Pixels:
+        """The same by OpenSlide."""
         scale = self.downsamples[level]
         corner = (round(left * scale), round(top * scale))
         got = ""
@@ -122,7 +146,7 @@ class SlideImage:
             raise self._refused("unreadable", got, "copy or scan the slide again")
         if region.getchannel("A").getextrema()[0] < 255:  # transparent: not scanned
             region = Image.alpha_composite(Image.new("RGBA", region.size, WHITE), region)
-        return region.convert("RGB")
+        return np.asarray(region.convert("RGB"))
 
     def identity(self) -> str:
         """A text that differs between slides: size, dimensions and OpenSlide's quick hash."""

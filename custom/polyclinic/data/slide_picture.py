@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage  # type: ignore[import-untyped]
 
+from polyclinic.data.slide_blocks import Pixels
 from polyclinic.data.tiles import Points
-from polyclinic.data.tissue import Mask, Overview, Pixels
+from polyclinic.data.tissue import Mask, Overview
 
 CONTOUR = (0, 158, 115)
 GRID = (0, 114, 178)

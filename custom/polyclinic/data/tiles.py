@@ -16,15 +16,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from polyclinic.data.slide_blocks import Pixels
 from polyclinic.data.slide_image import SlideImage, rejected
-from polyclinic.data.tissue import Mask, Overview, Pixels
+from polyclinic.data.tissue import Mask, Overview
 from polyclinic.errors import StudyError
 
 Corners = npt.NDArray[np.int64]
 Points = npt.NDArray[np.float64]
 
-# Side of what is read at once, in pixels of the level that is read: 16 MiB as OpenSlide gives it.
+# Tiles are handed on in blocks of as many as a square of this edge would hold: 12 MiB.
 BLOCK_PIXELS = 2048
+# Longest edge of what is read at once, in pixels of the level that is read.
 MAX_REGION = 3072
 MAX_POSITIONS = 1 << 20
 # How much coarser than wanted a slide may be; beyond it detail would be invented.
@@ -79,7 +81,7 @@ class TilePlan:
 
     Attributes:
         corners: top left of each tile in pixels of the wanted resolution, (n, 2) as x, y; in the
-            order in which they are read: block by block, inside a block row by row.
+            order in which they are read: row by row, in strips where the slide is very wide.
         ends: where each block ends in ``corners``.
         level: of the slide that is read.
         factor: pixels of that level per pixel of a tile.
@@ -137,13 +139,13 @@ def plan_tiles(slide: SlideImage, view: Overview, mask: Mask, tiling: Tiling) ->
     if not len(kept):
         remedy = "look at its picture; lower --min-tissue, or leave it out"
         raise rejected(slide.path, "no_tissue", "no tile with enough of it", remedy)
-    side = max(1, int(BLOCK_PIXELS / (tiling.step_px * factor)))
-    block = kept // side
-    order = np.lexsort((kept[:, 0], kept[:, 1], block[:, 0], block[:, 1]))
-    sorted_block = block[order]
-    changes = np.flatnonzero((np.diff(sorted_block, axis=0) != 0).any(axis=1)) + 1
+    # Rows of a strip lie so close together that no block of the file is decoded twice.
+    wide = slide.strip(level, math.ceil(tiling.tile_px * factor))
+    strip = kept[:, 0] // max(1, int(wide / (tiling.step_px * factor)))
+    order = np.lexsort((kept[:, 0], kept[:, 1], strip))
     corners = (kept[order] * tiling.step_px).astype(np.int64)
-    ends = (*changes.tolist(), len(kept))
+    many = max(1, BLOCK_PIXELS**2 // tiling.tile_px**2)
+    ends = (*range(many, len(kept), many), len(kept))
     return TilePlan(tiling, corners, ends, level, factor, scale)
 
 
@@ -185,18 +187,20 @@ def _integral(total: Points, y: Points, x: Points) -> Points:
 def read_block(slide: SlideImage, plan: TilePlan, corners: Corners) -> Pixels:
     """The tiles at these corners; (n, tile, tile, 3).
 
-    They are read as one region and cut from it: each pixel of the file is decoded once, not once
-    for every tile it touches.
+    Neighbours in a row are read as one region and cut from it: what they share is made once.
 
     Raises:
         DataRejected: the file is damaged there.
     """
     edge = plan.tiling.tile_px
-    (x, y), (right, low) = corners.min(axis=0), corners.max(axis=0) + edge
-    whole = _resampled(slide, plan, int(x), int(y), int(right), int(low))
     out = np.empty((len(corners), edge, edge, 3), np.uint8)
-    for tile, (i, j) in zip(out, corners - (x, y), strict=True):
-        tile[:] = whole[j : j + edge, i : i + edge]
+    apart = np.diff(corners, axis=0) != (plan.tiling.step_px, 0)
+    begins = [0, *(np.flatnonzero(apart.any(axis=1)) + 1).tolist()]
+    for begin, end in zip(begins, [*begins[1:], len(corners)], strict=True):
+        x, y = (int(v) for v in corners[begin])
+        run = _resampled(slide, plan, x, y, int(corners[end - 1, 0]) + edge, y + edge)
+        for tile, left in zip(out[begin:end], corners[begin:end, 0] - x, strict=True):
+            tile[:] = run[:, left : left + edge]
     return out
 
 
@@ -217,12 +221,12 @@ def _resampled(slide: SlideImage, plan: TilePlan, x: int, y: int, right: int, lo
         pieces = [_resampled(slide, plan, *part) for part in parts]
         return np.concatenate(pieces, axis=int(right - x >= low - y))
     if f == 1.0:
-        return np.asarray(slide.read(plan.level, x, y, right - x, low - y))
+        return slide.read(plan.level, x, y, right - x, low - y)
     width, height = slide.sizes[plan.level]
     reach = math.ceil(max(f, 1.0)) + 1
     left, top = max(0, math.floor(x * f) - reach), max(0, math.floor(y * f) - reach)
     end, bottom = min(width, math.ceil(right * f) + reach), min(height, math.ceil(low * f) + reach)
-    image = slide.read(plan.level, left, top, end - left, bottom - top)
+    image = Image.fromarray(slide.read(plan.level, left, top, end - left, bottom - top))
     # A level's own rounding may put the grid's last corner a fraction beyond its edge.
     box = (x * f - left, y * f - top, min(right * f, end) - left, min(low * f, bottom) - top)
     return np.asarray(image.resize((right - x, low - y), Image.Resampling.BILINEAR, box=box))
