@@ -14,6 +14,7 @@ from nvflare.apis.job_def import JobMetaKey
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
+from nvflare.private.aux_runner import AuxRunner
 
 from polyclinic.exchange import Contract, State, TensorSpec
 from polyclinic.flare import child
@@ -38,10 +39,11 @@ PATIENTS = 24
 
 
 class Engine:
-    """The one question the code asks of FLARE's engine."""
+    """As much of FLARE's engine as the code touches."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
+        self.aux_runner = AuxRunner(self)
 
     def get_workspace(self) -> Workspace:
         return self.workspace

@@ -1,28 +1,40 @@
 """One site's end is not the job's, and the members of FLARE that this rests on are still there."""
 
 import inspect
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import nvflare
 import pytest
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FLContextKey, RunProcessKey
-from nvflare.apis.fl_context import FLContext
+from nvflare.apis.fl_constant import (
+    FedEventHeader,
+    FLContextKey,
+    ReservedKey,
+    ReservedTopic,
+    RunProcessKey,
+)
+from nvflare.apis.fl_context import FLContext, FLContextManager
 from nvflare.apis.impl.wf_comm_server import WFCommServer
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
 from nvflare.fuel.common.exit_codes import ProcessExitCode
+from nvflare.private.aux_runner import AuxRunner
 from nvflare.private.defs import (
     CellChannel,
     CellChannelTopic,
     CellMessageHeaderKeys,
     JobFailureMsgKey,
 )
+from nvflare.private.fed.client.client_run_manager import ClientRunManager
 from nvflare.private.fed.server.fed_server import FederatedServer
 from nvflare.private.fed.server.job_runner import JobRunner
 from nvflare.private.fed.server.server_engine import ServerEngine
 from nvflare.private.fed.server.server_runner import ServerRunner
+from nvflare.widgets.fed_event import FED_EVENT_TOPIC, ServerFedEventRunner
 
-from polyclinic.flare.endurance import SiteLossTolerance, bear_with_sites
+from polyclinic.flare.endurance import SiteLossTolerance, bear_with_sites, deaf_to_parties
 
 STOCK = "the stock answer"
 
@@ -136,6 +148,85 @@ def test_neither_a_return_code_nor_a_loss_stops_the_job_in_its_own_process() -> 
     assert "self.ABORT_RETURN_CODES" in inspect.getsource(ServerRunner._process_submission)
     assert communicator._job_policy_violated() is False
     assert "self._job_policy_violated()" in inspect.getsource(WFCommServer._monitor_tasks)
+
+
+class _Processes:
+    """The engine of a job's process at the server, or at a site where it is its own manager."""
+
+    def __init__(self, at_server: bool) -> None:
+        self.fired: list[str] = []
+        self.done: list[str] = []
+        self.aux_runner = AuxRunner(self)
+        if at_server:
+            self.run_manager = self
+        self.manager = FLContextManager(
+            engine=self,
+            identity_name="here",
+            job_id="job-1",
+            public_stickers={},
+            private_stickers={FLContextKey.RUN_ABORT_SIGNAL: Signal()}
+            | {ReservedKey.RUN_ABORT_SIGNAL: Signal()},
+        )
+
+    def new_context(self) -> Any:
+        return self.manager.new_context()
+
+    def register_aux_message_handler(self, topic: str, message_handle_func: Any) -> None:
+        self.aux_runner.register_aux_message_handler(topic, message_handle_func)
+
+    def fire_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        self.fired.append(event_type)
+
+
+def _say(processes: _Processes, topic: str, **head: Any) -> str:
+    """What a party's message gets for an answer."""
+    request = Shareable()
+    for key, value in head.items():
+        request.set_header(key, value)
+    peer = FLContext()
+    peer.set_prop(ReservedKey.IDENTITY_NAME, "site-3", private=False, sticky=False)
+    request.set_peer_props(peer.get_all_public_props())
+    with processes.new_context() as fl_ctx:
+        reply = processes.aux_runner.dispatch(topic=topic, request=request, fl_ctx=fl_ctx)
+    return str(reply.get_return_code())
+
+
+@pytest.mark.parametrize("at_server", [True, False])
+@pytest.mark.parametrize("deaf", [True, False])
+def test_no_party_fires_an_event_nor_has_a_task_done_elsewhere(at_server: bool, deaf: bool) -> None:
+    processes = _Processes(at_server)
+    runner = ServerFedEventRunner()
+    done = {"topic": ReservedTopic.DO_TASK, "message_handle_func": lambda **_: make_reply("OK")}
+    processes.register_aux_message_handler(**done)
+    kept = {"topic": ReservedTopic.END_RUN, "message_handle_func": lambda **_: make_reply("OK")}
+    processes.register_aux_message_handler(**kept)
+    with processes.new_context() as fl_ctx:
+        if deaf:
+            deaf_to_parties(fl_ctx)  # whether before or after FLARE listens
+        runner.handle_event(EventType.START_RUN, fl_ctx)
+        signal = runner.abort_signal
+    event = {
+        FedEventHeader.EVENT_TYPE: EventType.FATAL_SYSTEM_ERROR,
+        FedEventHeader.TIMESTAMP: 1.0,
+        FedEventHeader.EVENT_ID: "1",
+    }
+    answers = [_say(processes, FED_EVENT_TOPIC, **event), _say(processes, ReservedTopic.DO_TASK)]
+    until = time.monotonic() + 5
+    while not deaf and not processes.fired and time.monotonic() < until:
+        time.sleep(0.01)
+    signal.trigger(True)
+    if runner.poster is not None:
+        runner.poster.join()
+    assert answers == ["TOPIC_UNKNOWN" if deaf else "OK"] * 2
+    assert _say(processes, ReservedTopic.END_RUN) == "OK"
+    # Without us FLARE fires it, and its runner ends the job.
+    assert processes.fired == ([] if deaf else [EventType.FATAL_SYSTEM_ERROR])
+    assert "EventType.FATAL_SYSTEM_ERROR" in inspect.getsource(ServerRunner.handle_event)
+
+
+def test_both_processes_of_a_job_ask_the_runner_that_is_deaf() -> None:
+    for owner in (ServerEngine, ClientRunManager):
+        assert "aux_runner.dispatch(topic=topic" in inspect.getsource(owner.dispatch)
 
 
 def test_the_members_of_flare_that_this_rests_on() -> None:

@@ -208,3 +208,15 @@ def test_the_members_of_flare_that_this_rests_on_are_there() -> None:
     ]
     assert "download_arrays(" in inspect.getsource(NumpyArrayDecomposer.download)
     assert callable(np_downloader.download_arrays)
+
+
+def test_names_without_numbers_do_not_fill_memory_either(bounded: None) -> None:
+    receiving, got = consumer(), None
+    empty = np.zeros(0, np.float32)
+    for start in range(0, 3 * MIB // payload.ITEM, 512):
+        chunk = sent({f"t{start + i}": empty for i in range(512)})
+        for item in chunk:
+            got = receiving.consume_items([item], got)
+    assert got is not None
+    assert len(got) <= payload._most // payload.ITEM
+    assert payload.Fetched(got)["another"].size == 0

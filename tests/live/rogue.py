@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 from nvflare.apis.dxo import DataKind
-from nvflare.apis.fl_constant import ReservedKey
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FedEventHeader, ReservedKey, ReservedTopic
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.shareable import Shareable
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.np.np_downloader import ArrayDownloadable
 from nvflare.fuel.f3.cellnet import cell as cellnet
+from nvflare.widgets.fed_event import FED_EVENT_TOPIC
 
 from flare.counting import HELD, STUDY, PlusOne
 from polyclinic.flare.convert import META, TRAIN, read_task
@@ -111,6 +113,34 @@ def send_garbage(answer: Shareable) -> None:
     cellnet.encode_payload = garbled
 
 
+def tell(topic: str, fl_ctx: FLContext, targets: list[str] | None, head: dict[str, Any]) -> Any:
+    """Send a message of FLARE's that nobody asked for; what came back."""
+    request = Shareable()
+    for key, value in head.items():
+        request.set_header(key, value)
+    return fl_ctx.get_engine().send_aux_request(
+        targets=targets, topic=topic, request=request, timeout=5.0, fl_ctx=fl_ctx
+    )
+
+
+def end_it_for_all(fl_ctx: FLContext) -> Any:
+    """The event by which FLARE ends a job, fired at the server."""
+    event = {
+        FedEventHeader.EVENT_TYPE: EventType.FATAL_SYSTEM_ERROR,
+        FedEventHeader.TIMESTAMP: time.time(),
+        FedEventHeader.EVENT_ID: "1",
+    }
+    return tell(FED_EVENT_TOPIC, fl_ctx, None, event)
+
+
+def ask_another(fl_ctx: FLContext) -> Any:
+    """A task for another hospital, whose answer would come here."""
+    task = {ReservedHeaderKey.TASK_NAME: "census", ReservedHeaderKey.TASK_ID: "1"}
+    return tell(ReservedTopic.DO_TASK, fl_ctx, [VICTIM], task)
+
+
+MESSAGES = {"event": end_it_for_all, "task": ask_another}
+
 # F20: by the transfer itself, before there is an answer to look at.
 TRANSFERS: dict[str, Callable[[Shareable], None]] = {
     "f20 huge": send_huge,
@@ -147,6 +177,8 @@ class Rogue(PlusOne):
             os._exit(9)
         elif does.startswith("sleep"):
             _sleep(float(does.split()[1]), abort_signal)
+        elif does in MESSAGES:
+            self.log_warning(fl_ctx, f"told: {does} {MESSAGES[does](fl_ctx)}")
         elif does in TRANSFERS:
             TRANSFERS[does](answer)
         elif does:

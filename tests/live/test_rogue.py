@@ -92,6 +92,17 @@ def test_f20_an_update_that_is_no_message_costs_its_site_only(
     assert is_everywhere(workshop, run, 3)
 
 
+def test_an_event_or_a_task_that_one_site_sends_reaches_nobody(
+    workshop: Federation, tmp_path: Path
+) -> None:
+    does = {"1": "event", "2": "task"}
+    job = write_counting_job(tmp_path / "job", 4, {"site-3": does}, round_deadline=20)
+    run = workshop.submit(job)
+    # FLARE would have ended the job in its first round.
+    assert workshop.wait(run, 120) == "FINISHED:COMPLETED"
+    assert [r["heard"] for r in rounds(workshop, run)] == [list(SITES)] * 4
+
+
 def memory_of_servers_job(federation: Federation, run: str, rounds_to_see: int) -> list[int]:
     """Resident bytes of the server's job process over time, from its first closed round on."""
     found: list[int] = []

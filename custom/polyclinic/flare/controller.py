@@ -24,7 +24,7 @@ from polyclinic.errors import PolyclinicError, QuorumLost, StudyError
 from polyclinic.flare.aggregator import UpdateAggregator
 from polyclinic.flare.archive import FEWEST_SITES
 from polyclinic.flare.bundle import check_bundle
-from polyclinic.flare.endurance import bear_with_sites
+from polyclinic.flare.endurance import bear_with_sites, deaf_to_parties
 from polyclinic.flare.guard import MOST_PATIENTS
 from polyclinic.flare.payload import bear_with_payloads, largest_message
 from polyclinic.flare.runbook import LATEST, RunBook, latest_run, run_folder
@@ -109,6 +109,8 @@ class Rounds(Controller):
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """FLARE: a site's job process is gone, or back; or somebody asks how far the job is."""
+        if event_type == EventType.START_RUN:
+            deaf_to_parties(fl_ctx)
         if self._study_run is None:
             return
         if event_type == EventType.CLIENT_DISCONNECTED:

@@ -3,16 +3,21 @@
 FLARE 2.9 fails a whole job when one site's job process dies, whatever ``min_clients`` says, stops
 it when one site answers with certain return codes or fewer than ``min_clients`` are left, tells it
 nothing when a site restarts faster than its heartbeat expires, and shows a job as running for ever
-when the server was killed under it. No setting changes that, so these small wraps do.
+when the server was killed under it. It also fires in the server's job whatever event a site sends,
+the one that ends a job among them, and lets whoever reaches a site's job process have it do a task.
+No setting changes that, so these small wraps do.
 They use members that FLARE does not promise to keep; tests/flare/test_endurance.py pins them.
 """
 
 from typing import Any
 
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FLContextKey, RunProcessKey
+from nvflare.apis.fl_constant import FLContextKey, ReservedTopic, RunProcessKey
+from nvflare.apis.fl_constant import ReturnCode as FlareReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_launcher_spec import JobReturnCode
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.shareable import make_reply as make_unknown
 from nvflare.fuel.common.exit_codes import ProcessExitCode
 from nvflare.fuel.f3.cellnet.defs import ReturnCode as CellReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
@@ -22,6 +27,7 @@ from nvflare.private.defs import (
     CellMessageHeaderKeys,
     JobFailureMsgKey,
 )
+from nvflare.widgets.fed_event import FED_EVENT_TOPIC
 from nvflare.widgets.widget import Widget
 
 # An unsafe component is a hospital's refusal of the job itself: FLARE stops the job, rightly.
@@ -31,6 +37,28 @@ BORNE = (
     ProcessExitCode.INFRASTRUCTURE_ERROR,
     JobReturnCode.ABORTED,
 )
+
+# Events of another party, and tasks from anybody but the server's round.
+UNASKED = frozenset({FED_EVENT_TOPIC, ReservedTopic.DO_TASK})
+
+
+def deaf_to_parties(fl_ctx: FLContext) -> None:
+    """Answer no message of ``UNASKED``, in a job's own process at the server or a site.
+
+    Nothing of this package sends one: sites fetch their tasks from the server, and tell what they
+    have to say in an answer that filters have seen.
+    """
+    engine = fl_ctx.get_engine()
+    runner = (getattr(engine, "run_manager", None) or engine).aux_runner
+    stock = runner.dispatch
+
+    def dispatch(topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
+        if topic in UNASKED:
+            return make_unknown(FlareReturnCode.TOPIC_UNKNOWN)
+        reply: Shareable = stock(topic=topic, request=request, fl_ctx=fl_ctx)
+        return reply
+
+    runner.dispatch = dispatch
 
 
 def bear_with_sites(fl_ctx: FLContext, communicator: Any) -> None:

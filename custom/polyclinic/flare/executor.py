@@ -30,6 +30,7 @@ from polyclinic.flare.convert import (
     read_task,
     reply,
 )
+from polyclinic.flare.endurance import deaf_to_parties
 from polyclinic.flare.personal import PersonalStore
 from polyclinic.flare.runbook import LATEST
 from polyclinic.flare.site import (
@@ -73,6 +74,7 @@ class SiteExecutor(Executor):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Warm the child before the first task, and end it with the run."""
         if event_type == EventType.START_RUN:
+            deaf_to_parties(fl_ctx)
             try:
                 site, child = self._ready(fl_ctx)
                 child.start()

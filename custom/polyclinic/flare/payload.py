@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 # Two copies of an update, and what FLARE says around it.
 COPIES, AROUND = 2, 16 << 20
+# What an array takes beside its numbers.
+ITEM = 256
 NOTHING: Array = np.zeros(0, dtype=np.float32)
 
 _stock: dict[str, Any] = {}
@@ -113,8 +115,9 @@ def _consumed(self: Any, items: list[bytes], result: dict[str, Array] | None) ->
     taken: int = getattr(self, "polyclinic_taken", 0)
     for item in items:
         for name, value in unpacked(item, _most - taken).items():
-            taken += value.nbytes
-            arrays[name] = value
+            taken += value.nbytes + ITEM
+            if taken <= _most:  # a name without numbers takes memory, too
+                arrays[name] = value
     self.polyclinic_taken = taken
     return arrays
 
