@@ -193,6 +193,8 @@ def read_json(path: Path) -> object:
         OSError: it cannot be read.
         ValueError: not JSON, larger than ``MAX_FILE_BYTES``, or nested too deeply to be read.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError("no regular file")  # a pipe would be waited for without end
     with path.open("rb") as file:
         raw = file.read(MAX_FILE_BYTES + 1)
     if len(raw) > MAX_FILE_BYTES:

@@ -1,11 +1,20 @@
 """Which files belong to which patient."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from polyclinic.data.column import Request
-from polyclinic.data.files import FILM_SUFFIXES, FileTable, files_in, is_safe, read_files, stem
+from polyclinic.data.files import (
+    FILM_SUFFIXES,
+    FileTable,
+    files_in,
+    is_safe,
+    leads_out,
+    read_files,
+    stem,
+)
 from polyclinic.errors import DataError, DataRejected
 from polyclinic.settings import Source
 from polyclinic.study import Modality
@@ -159,3 +168,30 @@ def test_b09_a_file_does_not_show_its_name(tmp_path: Path) -> None:
     table = read_files(a_request(tmp_path), FILM_SUFFIXES)
     assert "p1" not in repr(table)
     assert "p1" not in repr(table.files["p1"])
+
+
+def test_a_film_named_in_another_encoding_is_nobody_elses(tmp_path: Path) -> None:
+    films(tmp_path, "x.png")
+    folder = os.fsencode(tmp_path / "films")
+    os.rename(folder + b"/x.png", folder + b"/p\xe41.png")  # "pä1" in Latin-1, not "p1"
+    table = read_files(a_request(tmp_path), FILM_SUFFIXES)
+    assert (named(table, tmp_path), table.outside) == ({}, 1)
+
+
+def test_a_name_longer_than_any_file_has_costs_its_row_only(tmp_path: Path) -> None:
+    films(tmp_path, "a.png")
+    a_table(tmp_path, f"p1,{'n' * 300}.png", f"p1,{'d/' * 3000}x.png", "p2,a.png")
+    table = read_files(a_request(tmp_path), FILM_SUFFIXES)
+    assert named(table, tmp_path) == {"p2": ["a.png"]}
+    assert [r for r, _, _ in reasons(table)] == ["missing_file"] * 2
+
+
+def test_links_out_of_the_folder_and_in_a_circle_are_told_apart_from_files(tmp_path: Path) -> None:
+    films(tmp_path, "a.png")
+    folder, other = tmp_path / "films", tmp_path / "other.png"
+    other.write_bytes(b"film")
+    (folder / "out.png").symlink_to(other)
+    (folder / "round.png").symlink_to(folder / "round.png")
+    (folder / "in.png").symlink_to(folder / "a.png")
+    names = ("a.png", "in.png", "out.png", "round.png")
+    assert [leads_out(folder / n, folder) for n in names] == [False, False, True, True]

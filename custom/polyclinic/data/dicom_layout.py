@@ -14,7 +14,7 @@ import numpy.typing as npt
 from polyclinic.data.cache import ArrayCache
 from polyclinic.data.column import Request
 from polyclinic.data.dicom import header_text, read_header
-from polyclinic.data.files import DICOM_SUFFIXES, files_in
+from polyclinic.data.files import DICOM_SUFFIXES, files_in, leads_out
 from polyclinic.data.identity import as_id
 from polyclinic.data.quarantine import Entry
 from polyclinic.data.volume_layout import Names, VolumeFiles, names_of, require_folder
@@ -38,12 +38,12 @@ def series_files(request: Request) -> VolumeFiles:
     names = names_of(request)
     known = set(request.ids)
     of_patient: dict[str, list[Path]] = {}
-    inside, entries, outside, unlisted = folder.resolve(), list[Entry](), set[str](), 0
+    entries, outside, unlisted = list[Entry](), set[str](), 0
     for path in files_in(folder, DICOM_SUFFIXES).values():
         pseudonym = as_id(path.relative_to(folder).parts[0])
         if pseudonym not in known:
             outside.add(pseudonym)
-        elif not path.resolve().is_relative_to(inside):
+        elif leads_out(path, folder):
             entries.append(Entry("unsafe_name", request.name, "a link", patient=pseudonym))
         else:
             of_patient.setdefault(pseudonym, []).append(path)

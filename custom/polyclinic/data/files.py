@@ -151,7 +151,7 @@ def by_rows(
         if repeated or foreign:
             continue
         path = found.get(name, folder / row.file)
-        if name not in found and not path.exists():
+        if name not in found and not os.path.exists(path):  # pathlib raises on a long name
             entry = Entry("missing_file", request.name, row.reference, patient=row.pseudonym)
             left_out.append(entry)
             continue
@@ -165,6 +165,12 @@ def is_safe(name: str) -> bool:
     place = PurePosixPath(name)
     inside = bool(place.parts) and not place.is_absolute() and ".." not in place.parts
     return inside and name.isprintable()
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether a link takes a file out of its folder, or round in a circle."""
+    real = os.path.realpath(path)  # pathlib raises on a circle
+    return os.path.islink(real) or not Path(real).is_relative_to(os.path.realpath(folder))
 
 
 def table_path(request: Request, folder: Path) -> Path | None:

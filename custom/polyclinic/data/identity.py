@@ -9,16 +9,18 @@ import unicodedata
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-_WHOLE = re.compile(r"\+?0*([0-9]+)(?:\.0*)?")
-# Control, format (zero-width, direction, soft hyphen) and broken surrogate characters.
-_UNSEEN = frozenset({"Cc", "Cf", "Cs"})
+# One repetition for all digits: two side by side take time by the square of a cell's length.
+_WHOLE = re.compile(r"\+?([0-9]+)(?:\.0*)?")
+# Control and format (zero-width, direction, soft hyphen) characters.
+_UNSEEN = frozenset({"Cc", "Cf"})
 
 
 def as_id(value: object) -> str:
     """An id as text in one spelling: blank for null, whole floats without their point.
 
     Composed and decomposed letters, wide and narrow forms become the same (Unicode NFKC);
-    characters that print nothing are dropped and white space is one blank.
+    characters that print nothing are dropped and white space is one blank. A byte of a file's name
+    that is no text is written out: dropped, it would make two people's names one.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
@@ -27,6 +29,7 @@ def as_id(value: object) -> str:
     text = str(value).strip()
     if text.isascii() and text.isprintable() and "  " not in text:
         return text
+    text = text.encode("utf-8", "backslashreplace").decode()
     spaced = " ".join(_INVISIBLE.sub("", text).split())
     shown = "".join(c for c in spaced if unicodedata.category(c) not in _UNSEEN)
     # Twice: what was dropped may have stood between a letter and its accent, or at an edge.

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from polyclinic.data.identity import as_id
-from polyclinic.data.table import missing_key, refused, require_distinct
+from polyclinic.data.table import missing_key, refused, require_distinct, require_file
 
 MAX_ROWS = 5_000_000
 MAX_BYTES = 4 << 30
@@ -144,6 +144,7 @@ def faults(path: Path) -> Iterator[None]:
     Raises:
         DataRejected: ``unreadable_table``.
     """
+    require_file(path)
     try:
         yield
     except (*_DAMAGED, pa.ArrowException) as error:

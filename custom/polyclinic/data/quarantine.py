@@ -8,6 +8,7 @@ site only, and refers to lines and file hashes, never to a patient.
 import csv
 import hashlib
 import io
+import stat
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -74,8 +75,19 @@ TABLE_REASONS: dict[str, str] = {
 FORMULA = frozenset("=+-@\t\r\n")
 
 
+def is_pipe(path: Path) -> bool:
+    """Whether opening would wait for ever, or reading never end: a pipe, a socket or a device."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False  # absent, or out of reach: opening says so
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
 def file_hash(path: Path) -> str:
     """First 12 hex digits of the SHA-256 of a file; "" when it cannot be read."""
+    if is_pipe(path):
+        return ""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:12]

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from polyclinic.data.quarantine import REASONS, file_hash
+from polyclinic.data.quarantine import REASONS, file_hash, is_pipe
 from polyclinic.data.slide_origin import BagRecipe, Origin, origin_of
 from polyclinic.errors import DataError, DataRejected
 
@@ -146,6 +146,8 @@ def read_slide(
         DataRejected: with a reason code and the hash of the file; never its name.
     """
     try:
+        if is_pipe(path):
+            raise _Flaw("unreadable", "a pipe or a device")
         with h5py.File(path, "r") as file:
             return _checked(file, DATASET[layout], width, extractor, recipe)
     except _Flaw as flaw:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from polyclinic.data.quarantine import file_hash
+from polyclinic.data.quarantine import file_hash, is_pipe
 from polyclinic.errors import DataRejected
 
 MAX_BYTES = 1 << 30
@@ -82,12 +82,29 @@ def refused(
     return DataRejected(reason, file_hash=digest, expected=expected, got=got, remedy=remedy)
 
 
+def require_file(path: Path) -> None:
+    """Refuse what would never end, before it is opened.
+
+    Raises:
+        DataRejected: a pipe or a device stands in the table's place.
+    """
+    if is_pipe(path):
+        raise refused(
+            "unreadable_table",
+            b"",
+            expected="a table that can be opened",
+            got="a pipe or a device",
+            remedy="put the table itself in its place",
+        )
+
+
 def read_bytes(path: Path) -> bytes:
     """The bytes of a table.
 
     Raises:
         DataRejected: absent, unreadable, or larger than ``MAX_BYTES``.
     """
+    require_file(path)
     try:
         size = path.stat().st_size
         raw = path.read_bytes() if size <= MAX_BYTES else b""

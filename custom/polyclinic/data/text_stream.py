@@ -17,6 +17,7 @@ from polyclinic.data.table import (
     missing_key,
     refused,
     require_distinct,
+    require_file,
 )
 
 BLOCK = 1 << 20
@@ -87,6 +88,7 @@ class TextStream:
 
 def text_stream(path: Path, keys: tuple[str, ...]) -> TextStream:
     """The text table, after one pass over its bytes."""
+    require_file(path)
     try:
         size = path.stat().st_size
         encoding = _encoding(path) if size <= MAX_STREAM_BYTES else ""

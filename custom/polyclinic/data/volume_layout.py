@@ -14,7 +14,16 @@ from pathlib import Path
 
 from polyclinic.data.column import Request
 from polyclinic.data.datalist import channels, datalist_rows, read_object
-from polyclinic.data.files import FileTable, Row, by_rows, files_in, read_files, stem, table_path
+from polyclinic.data.files import (
+    FileTable,
+    Row,
+    by_rows,
+    files_in,
+    leads_out,
+    read_files,
+    stem,
+    table_path,
+)
 from polyclinic.data.identity import as_id
 from polyclinic.data.nifti import SUFFIXES
 from polyclinic.data.quarantine import Entry
@@ -126,7 +135,6 @@ def volume_files(request: Request) -> VolumeFiles:
 
 def _by_sequence(request: Request, folder: Path, listed: FileTable, names: Names) -> VolumeFiles:
     """One file for each sequence of a patient; links that lead out of the folder are left out."""
-    inside = folder.resolve()
     files: dict[str, dict[str, tuple[Path, ...]]] = {}
     entries, duplicates, unlisted = list(listed.entries), listed.duplicates, listed.unlisted
     for pseudonym, given in listed.files.items():
@@ -135,7 +143,7 @@ def _by_sequence(request: Request, folder: Path, listed: FileTable, names: Names
             sequence = names.sequence(file.sequence)
             if not sequence:
                 unlisted += 1
-            elif not file.path.resolve().is_relative_to(inside):
+            elif leads_out(file.path, folder):
                 entry = Entry("unsafe_name", request.name, "a link", patient=pseudonym)
                 entries.append(entry)
             elif sequence in mine:

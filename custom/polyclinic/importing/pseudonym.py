@@ -98,7 +98,6 @@ def keyed(key: bytes, purpose: str, text: str, letters: int = LETTERS) -> str:
 def pseudonym(key: bytes, text: str) -> str:
     """The pseudonym of a patient id, ``p`` and 25 letters and digits; "" of a blank id."""
     known = as_id(text)
-    # Surrogates that are no bytes of a name cannot be encoded; as_id has dropped them all.
     return f"p{keyed(key, 'patient', known)}" if known else ""
 
 
