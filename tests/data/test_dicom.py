@@ -1,5 +1,6 @@
 """DICOM files up to their pixels."""
 
+import struct
 import zlib
 from pathlib import Path
 
@@ -157,3 +158,12 @@ def test_deflated_films_of_an_ordinary_size_are_read(path: Path) -> None:
     assert header_text(read_header(path), "Modality") == "DX"
     path.write_bytes(encoded(film(pattern()), ExplicitVRLittleEndian))
     assert header_text(read_header(path), "Modality") == "DX"
+
+
+def test_millions_of_empty_elements_are_refused_before_they_are_all_read(path: Path) -> None:
+    # A private element takes 8 bytes and some 200 in memory; deflated, a million take 1.5 MB.
+    places = (struct.pack("<HH", 0x11 + 2 * (n >> 16), n & 0xFFFF) for n in range(250_000))
+    data = film(pattern())
+    del data.PixelData
+    path.write_bytes(encoded(data) + b"".join(place + b"LO\0\0" for place in places))
+    assert refusal(path) == "too_large"

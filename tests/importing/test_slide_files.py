@@ -1,3 +1,6 @@
+import random
+import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -44,3 +47,26 @@ def test_links_are_not_followed(tmp_path) -> None:
     (tmp_path / "out.svs").write_bytes(b"x")
     (tmp_path / "in" / "link.svs").symlink_to(tmp_path / "out.svs")
     assert [s.name for s in find_slides(tmp_path / "in")] == ["a"]
+
+
+def test_b07_a_deflated_bomb_among_slides_is_not_inflated(tmp_path) -> None:
+    dicom(tmp_path / "case" / "a1.dcm", "1.2.3")
+    syntax = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.1.99"
+    packer = zlib.compressobj(9, wbits=-15)
+    charge = b"".join(packer.compress(bytes(1 << 20)) for _ in range(100)) + packer.flush()
+    (tmp_path / "bomb.dcm").write_bytes(bytes(128) + b"DICM" + syntax + charge)
+    began = time.process_time()
+    assert [s.name for s in find_slides(tmp_path)] == ["bomb", "case"]
+    assert time.process_time() - began < 1.0  # inflating and parsing took 36 s
+
+
+def test_damaged_headers_among_slides_stop_no_import(tmp_path) -> None:
+    dicom(tmp_path / "sound1.dcm", "1.2.3")
+    whole = (tmp_path / "sound1.dcm").read_bytes()
+    draw = random.Random(3)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(draw.randint(1, 12)):
+            damaged[draw.randrange(132, len(damaged))] = draw.randrange(256)
+        (tmp_path / "b.dcm").write_bytes(damaged[: draw.randint(140, len(damaged))])
+        find_slides(tmp_path)  # raises nothing, whatever pydicom does

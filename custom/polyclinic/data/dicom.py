@@ -23,6 +23,8 @@ MAX_FILE_BYTES = 256 << 20
 MAX_INFLATED_BYTES = 64 << 20
 # Everything before the pixels; private blocks and icons of real films stay below 1 MiB.
 MAX_HEADER_BYTES = 8 << 20
+# Of elements and items, one or more each: eight million bytes of empty ones took half a minute.
+MAX_READS = 200_000
 # Read first: nearly every header ends here, and shared folders are slow.
 HEAD_BYTES = 64 << 10
 PREAMBLE = 132
@@ -58,13 +60,16 @@ class Opened:
 
 
 class _Bytes(io.BytesIO):
-    """Bytes that count the reads which got less than they asked for."""
+    """Bytes that bound the number of reads, and count those which got less than they asked for."""
 
-    short = 0
+    short = reads = 0
     ragged = False
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = super().read(size)
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise Flaw("too_large", "more elements than a film has")
         if size is not None and 0 <= len(data) < size:
             self.short += 1
             self.ragged |= bool(data) or size != 8

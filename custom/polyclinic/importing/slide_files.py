@@ -1,13 +1,15 @@
 """Which slides lie in a folder, whose they are, and what the site states of their pixels."""
 
+import io
 import math
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from polyclinic.data.dicom import DEFLATED
 from polyclinic.data.identity import as_id
+from polyclinic.data.quiet import quiet
 from polyclinic.data.slide_image import MPP_RANGE, SUFFIXES
 from polyclinic.data.slide_table import PATIENT_COLUMNS, SLIDE_COLUMNS, slide_name
 from polyclinic.data.table import TextTable, parse, read_bytes
@@ -17,7 +19,10 @@ from polyclinic.importing.folder import walk
 MPP_COLUMNS = ("wsi", *SLIDE_COLUMNS)
 # VL Whole Slide Microscopy Image Storage.
 DICOM_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
-_WANTED = ["SOPClassUID", "SeriesInstanceUID", "ImageType"]
+AFTER_SERIES = 0x0020000E
+HEAD_BYTES = 1 << 20
+# Where a file's transfer syntax stands.
+PREFACE = 4096
 
 
 @dataclass(frozen=True)
@@ -61,22 +66,12 @@ def _dicom_slides(files: Sequence[Path]) -> list[tuple[Path, str]]:
 
     A file that cannot be read stands for itself, so that it is refused and not lost.
     """
-    if not files:
-        return []
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
     series: dict[tuple[Path, str], Path] = {}
     broken = []
     for path in files:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # pydicom quotes the values it dislikes
-                header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_WANTED)
-                kind = str(header.get("SOPClassUID", ""))
-                uid = str(header.get("SeriesInstanceUID", ""))
-                volume = "VOLUME" in (header.get("ImageType") or [])
-        except (InvalidDicomError, OSError, ValueError, TypeError, AttributeError, KeyError):
+            kind, uid, volume = _described(path)
+        except Exception:  # pydicom raises at least ten types on damaged files
             broken.append((path, as_id(path.stem)))
             continue
         if not kind:
@@ -89,6 +84,24 @@ def _dicom_slides(files: Sequence[Path]) -> list[tuple[Path, str]]:
         for (parent, _), path in series.items()
     ]
     return alone + broken
+
+
+def _described(path: Path) -> tuple[str, str, bool]:
+    """Kind of object and series of a DICOM file, and whether it is the scan itself.
+
+    Only the head is read, up to the series: frame tables of slides take megabytes, and a deflated
+    file might be a bomb.
+    """
+    from pydicom.filereader import read_partial
+
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if DEFLATED.encode() in head[:PREFACE]:
+        raise ValueError("deflated, as no slide is")
+    with quiet():
+        header = read_partial(io.BytesIO(head), lambda tag, *_: tag > AFTER_SERIES)
+        kind, uid = (str(header.get(k, "")) for k in ("SOPClassUID", "SeriesInstanceUID"))
+        return kind, uid, "VOLUME" in (header.get("ImageType") or [])
 
 
 def stated_mpp(path: Path | None) -> Mapping[str, float]:
