@@ -1,11 +1,12 @@
 """Methods compared on sites that know different labels, of films of which a patient has several."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from polyclinic.algorithms.presets import METHODS
-from polyclinic.comparison.experiment import Plan, run_plan
+from polyclinic.comparison.experiment import Plan, Record, run_plan
 from polyclinic.evaluation.summary import summarise
 from polyclinic.study import parse_study
 
@@ -54,3 +55,20 @@ def test_every_label_is_scored_where_it_is_known(sites: tuple[Path, ...]) -> Non
         assert set(told["auroc/pneumonia"]) == {"north"}
         # On all sites' patients the one that never saw a pneumonia is scored as well.
         assert set(summary["pooled"]["auroc/pneumonia"][method]["sites"]) == {"north", "south"}
+
+
+def test_a_site_alone_learns_nothing_of_the_others(sites: tuple[Path, ...]) -> None:
+    # The same network and patients; only who else takes part differs.
+    alone = METHODS["fedavg"], replace(METHODS["fedavg"], pool="own")
+    methods = dict(zip(("together", "alone"), alone, strict=True))
+    both, _ = run_plan(Plan(sites, STUDY, methods, 1, 3, 0, workers=1), lambda runs: None)
+    north, _ = run_plan(Plan(sites[:1], STUDY, methods, 1, 3, 0, workers=1), lambda runs: None)
+
+    def told(records: list[Record], method: str) -> dict[str, object]:
+        mine = [
+            r for r in records if (r["method"], r["site"], r["test"]) == (method, "north", "own")
+        ]
+        return {r["metric"]: r["value"] for r in mine}
+
+    assert told(both, "alone") == told(north, "alone") == told(north, "together")
+    assert told(both, "alone") != told(both, "together")

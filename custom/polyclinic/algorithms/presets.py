@@ -8,7 +8,7 @@ from polyclinic.algorithms import cxr_metadata, fedavg, fedmm, local, multi_feda
 from polyclinic.algorithms.base import Client, Server
 from polyclinic.study import Kind, Study
 
-Pool = Literal["", "all", "held"]
+Pool = Literal["", "own", "all", "held"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +19,9 @@ class Method:
         summary: one line for people.
         client, server: the two halves' classes.
         client_args, server_args: what differs from their defaults.
-        pool: not a federation but one model per site on pooled training patients: ``all`` of
-            every site, with the site's modalities read even where a site plays at lacking them;
-            ``held`` only as far as sites hold them.
+        pool: not a federation but one model per site: on its ``own`` training patients, or on
+            those of ``all`` sites pooled, with the site's modalities read even where a site plays
+            at lacking them; ``held`` only as far as sites hold them.
         embedding: D, when it differs from the study's.
         encoders: encoder settings by kind, when they differ from the study's.
         most_rounds: more rounds than this overtrain it; 0 takes as many as asked for.
@@ -69,14 +69,23 @@ SMALL: dict[str, Any] = {
 GENTLE: dict[str, Any] = {"epochs": 1, "class_balance": True, "head_hidden": 0}
 LATE_FUSION: dict[str, Any] = {"unimodal_heads": True, "fusion": "unimodal"}
 
-# What the ways of joining films and metadata share, so that they differ in that alone; the small
-# network of a film trained from its start wants larger steps than a large one that was taught.
-FILMS: dict[str, Any] = {"batch_size": 32, "lr": 1e-3, "class_balance": True}
+# What the ways of joining films and metadata share, so that they differ in that alone. Chosen on
+# validation patients: small steps for metadata, which say little, and heads without hidden layer.
+FILMS: dict[str, Any] = {
+    "batch_size": 32,
+    "lr": 1e-3,
+    "metadata_lr": 1e-4,
+    "class_balance": True,
+}
+FILM_ROUNDS = 20
 
 
-def _films(summary: str, mode: str, joining: str = "gated", pool: Pool = "") -> Method:
+def _films(
+    summary: str, mode: str, joining: str = "gated", *, pool: Pool = "", anchor: str = ""
+) -> Method:
     """A way of reading films with metadata."""
-    how = {"mode": mode, "joining": joining}
+    how: dict[str, Any] = {"mode": mode, "joining": joining, "head_hidden": 0}
+    how |= {"anchor": anchor} if anchor else {}
     return Method(
         summary=summary,
         client=cxr_metadata.Client,
@@ -84,6 +93,7 @@ def _films(summary: str, mode: str, joining: str = "gated", pool: Pool = "") -> 
         client_args={**FILMS, **how},
         server_args=how,
         pool=pool,
+        most_rounds=FILM_ROUNDS,
     )
 
 
@@ -206,11 +216,13 @@ METHODS: dict[str, Method] = {
         **SMALL,
     ),
     "cxr_image_only": _films("films alone", "image_only"),
+    "cxr_labs_only": _films("laboratory values alone", "image_only", anchor="labs"),
     "cxr_early": _films("metadata written beside the pixels", "early"),
     "cxr_late": _films("mean of what films and metadata say each", "late"),
     "cxr_gated": _films("metadata added to the film's latent through a gate", "joint"),
     "cxr_concat": _films("latents side by side", "joint", "concat"),
     "cxr_mean": _films("mean of the latents", "joint", "mean"),
     "cxr_isolated": _films("as cxr_gated; the film's encoder learns nothing of it", "isolated"),
+    "cxr_local": _films("as cxr_gated, every site alone", "joint", pool="own"),
     "cxr_centralised": _films("as cxr_gated, on the patients of all sites", "joint", pool="all"),
 }

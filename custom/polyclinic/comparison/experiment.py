@@ -161,17 +161,19 @@ def _pooled(
     rounds: int,
     method: Method,
 ) -> dict[str, Trained]:
-    """One model per set of modalities, on the pooled training patients."""
+    """One model per set of modalities on the pooled training patients, or one per site alone."""
     every = method.pool == "all"
     parts = [c.with_evaluation_only() if every else c for c in sites.values()]
     models: dict[tuple[str, ...], Trained] = {}
-    for patients in sites.values():
+    found: dict[str, Trained] = {}
+    for site, patients in sites.items():
         held = patients.modalities
-        if held not in models:
-            pool = merge(parts, held)
+        if method.pool == "own" or held not in models:
+            pool: Patients = patients if method.pool == "own" else merge(parts, held)
             result = run_federation({pool.site: pool}, client, server, study, rounds)
             models[held] = result.state, result.personal[pool.site]
-    return {s: models[p.modalities] for s, p in sites.items()}
+        found[site] = models[held]
+    return found
 
 
 @dataclass
