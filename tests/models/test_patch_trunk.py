@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torchvision.models import resnet34
 
 from polyclinic.errors import SiteError
-from polyclinic.models.patch_trunk import MEAN, SCALE, digest, extractor
+from polyclinic.models.patch_trunk import MEAN, SCALE, PatchTrunk, digest, extractor, folded
 
 TILES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
 
@@ -37,11 +37,49 @@ def test_features_are_stage_3_of_resnet_34_averaged_over_the_tile(tmp_path, whol
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-3, atol=1e-4)
 
 
+def test_folding_normalisation_into_convolutions_changes_no_feature(whole) -> None:
+    torch.manual_seed(0)
+    trunk = PatchTrunk()
+    kept = {f"stages.{k}": v for k, v in whole.state_dict().items()}
+    trunk.load_state_dict({k: kept[k] for k in trunk.state_dict()})
+    trunk.eval()
+    x = torch.from_numpy(TILES).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        before = trunk(x)
+        after = folded(trunk)(x)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in trunk.modules())
+    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+
+
+def test_the_name_is_that_of_the_weights_before_anything_is_folded(tmp_path, whole) -> None:
+    save_file(whole.state_dict(), tmp_path / "w.safetensors")
+    trunk = PatchTrunk()
+    kept = {f"stages.{k}": v for k, v in whole.state_dict().items()}
+    trunk.load_state_dict({k: kept[k] for k in trunk.state_dict()})
+    assert extractor(str(tmp_path / "w.safetensors")).sha256 == digest(trunk)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_tiles_are_shared_out_to_threads_in_order(threads) -> None:
+    tiles = np.random.default_rng(1).integers(0, 256, (9, 32, 32, 3)).astype(np.uint8)
+    given, before = extractor("random:0"), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert given.batch == 4 * threads
+        found = given.features(tiles)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    alone = np.concatenate([given._embedded(tile[None]) for tile in tiles])
+    np.testing.assert_allclose(found, alone, rtol=1e-5, atol=1e-5)
+
+
 def test_the_name_is_of_the_weights_not_of_their_file(tmp_path, whole) -> None:
     save_file(whole.state_dict(), tmp_path / "w.safetensors")
     torch.save(whole.state_dict(), tmp_path / "w.pth")
     one, other = (extractor(str(tmp_path / f"w.{s}")) for s in ("safetensors", "pth"))
-    assert one.name == other.name == f"resnet34-layer3-{digest(one.trunk)[:8]}"
+    assert one.name == other.name == f"resnet34-layer3-{one.sha256[:8]}"
+    assert one.sha256 == other.sha256
     changed = {k: v.clone() for k, v in whole.state_dict().items()}
     changed["layer3.5.conv2.weight"][0, 0, 0, 0] += 1e-6
     save_file(changed, tmp_path / "c.safetensors")

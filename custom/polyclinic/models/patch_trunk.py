@@ -8,13 +8,16 @@ the weights themselves: sites that differ differ in name, whatever file the weig
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet34_Weights, resnet34
 
 from polyclinic.device import require_device
@@ -25,6 +28,8 @@ WIDTH = 256
 # Of ImageNet, in the order red, green, blue.
 MEAN, SCALE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RANDOM = "random:"
+# Tiles that one thread embeds at once: more are no faster and take memory.
+TILES_A_THREAD = 4
 STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
 
 
@@ -80,11 +85,31 @@ class Extractor:
 
     @property
     def batch(self) -> int:
-        """Tiles to embed at once: on a CPU more are no faster and take memory."""
-        return 4 if self.device.type == "cpu" else 128
+        """Tiles to embed at once."""
+        return TILES_A_THREAD * torch.get_num_threads() if self.device.type == "cpu" else 128
 
     def features(self, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Features of tiles (n, H, W, 3); (n, 256) float32."""
+        """Features of tiles (n, H, W, 3); (n, 256) float32.
+
+        On CPUs every thread embeds tiles of its own. Torch's way, all threads at one tile, makes
+        them wait for each other at every layer: a quarter more work on a free machine and four
+        times as much on a busy one.
+        """
+        threads = torch.get_num_threads()
+        if self.device.type != "cpu" or threads == 1:
+            return self._embedded(tiles)
+        parts = [tiles[i : i + TILES_A_THREAD] for i in range(0, len(tiles), TILES_A_THREAD)]
+        try:
+            with ThreadPoolExecutor(
+                threads, initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
+                found = list(pool.map(self._embedded, parts))
+        finally:
+            torch.set_num_threads(threads)  # new threads take the number that was set last
+        return np.concatenate(found)
+
+    def _embedded(self, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """The same by one thread, or by the device."""
         with torch.inference_mode():
             x = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)  # channels last
             found: npt.NDArray[np.float32] = self.trunk(x).cpu().numpy()
@@ -110,9 +135,24 @@ def extractor(weights: str, sha256: str = "", device: str = "cpu") -> Extractor:
     else:
         _fill(trunk, load_weights(_file(weights), sha256))
         name = f"resnet34-layer3-{digest(trunk)[:8]}"
-    found = digest(trunk)
-    trunk = trunk.eval().requires_grad_(False).to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found = digest(trunk)  # of the weights as they were given
+    trunk = folded(trunk).requires_grad_(False).to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Extractor(name, found, trunk, place)
+
+
+def folded(trunk: PatchTrunk) -> PatchTrunk:
+    """The same function for evaluation, with each normalisation inside the convolution before it.
+
+    A frozen normalisation is a factor and an offset of each channel, which the convolution can
+    apply itself: one pass over memory less. Features agree to 1e-6 of their size.
+    """
+    trunk.eval()
+    for module in list(trunk.modules()):
+        for (name, one), (after, two) in pairwise(list(module.named_children())):
+            if isinstance(one, nn.Conv2d) and isinstance(two, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(one, two))
+                setattr(module, after, nn.Identity())
+    return trunk
 
 
 def digest(trunk: PatchTrunk) -> str:
