@@ -84,6 +84,14 @@ def test_burned_in_text_refuses_a_film_unless_the_site_accepts_it(path: Path) ->
         assert read_film(path).pixels.shape == (32, 40)
 
 
+@pytest.mark.parametrize("word", ["YES", "Yes", "yes"])
+def test_a_burned_in_flag_counts_in_any_case(path: Path, word: str) -> None:
+    data = encoded(film(pattern(), BurnedInAnnotation="YES"))
+    assert data.count(b"YES") == 1
+    path.write_bytes(data.replace(b"YES", word.encode()))
+    assert refused(path).reason == "burned_in"
+
+
 @pytest.mark.parametrize("bits", [8, 12])
 def test_one_brightness_is_no_film(path: Path, bits: int) -> None:
     path.write_bytes(encoded(film(np.full_like(pattern(bits=bits), 9), bits)))

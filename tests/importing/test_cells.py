@@ -29,6 +29,9 @@ def test_a_word_among_numbers_becomes_blank_and_is_counted(cell: str) -> None:
         (["31.01.2020 08:00"] * 12, "dates"),
         ([f"202001{n + 10}" for n in range(12)], "dates"),
         (IDS, "patient ids"),
+        (["Meier Anna", "Huber Karl", "Kanari S", "Li Wei"] + [""] * 8, "free text"),
+        ([str(10_000_000 + 137 * n) for n in range(12)], "numbers of cases"),
+        ([f"079{n:07d}" for n in range(12)], "numbers of cases"),
     ],
 )
 def test_names_remarks_dates_and_ids_are_dropped(cells: list[str], why: str) -> None:
@@ -78,3 +81,9 @@ def test_b13_ages_above_89_are_one_group(cell: str, kept: str) -> None:
 )
 def test_an_age_is_whole_years_between_two_dates(born: str, at: str, age: str) -> None:
     assert age_between(born, at) == age
+
+
+def test_whole_numbers_that_measure_are_no_numbers_of_cases() -> None:
+    platelets = [str(151_000 + 7_000 * n) for n in range(12)]
+    load = [str(9 * 10**n) for n in range(12)]
+    assert [kept_column(c, IDS)[1] for c in (platelets, load)] == ["", ""]

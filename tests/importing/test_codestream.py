@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from polyclinic.importing.codestream import clean_jpeg, clean_jpeg2000, clean_png
+from polyclinic.importing.codestream import clean_jpeg, clean_jpeg2000, clean_png, clean_rle
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
 WORD = b"KANARI"
@@ -120,3 +120,46 @@ def test_any_damage_is_refused_or_cleaned(clean, data) -> None:
     for damaged in (bytes(raw), bytes(raw[:cut])):
         with contextlib.suppress(ValueError):
             assert len(clean(damaged)) <= len(damaged) + 2
+
+
+@pytest.mark.parametrize("marker", range(0xF0, 0xFE))
+def test_b09_a_jpeg_keeps_no_segment_that_pixels_do_not_need(marker: int) -> None:
+    whole = saved("JPEG")
+    segment = struct.pack(">BBH", 0xFF, marker, 2 + len(WORD)) + WORD
+    needed = marker in (0xF7, 0xF8)  # frame and parameters of JPEG-LS
+    assert (WORD in clean_jpeg(whole[:2] + segment + whole[2:])) == needed
+
+
+@pytest.mark.parametrize("marker", [0x30, 0x57, 0x63, 0x64, 0x6F, 0x7F])
+def test_b09_a_jpeg_2000_stream_keeps_no_segment_that_pixels_do_not_need(marker: int) -> None:
+    whole = saved("JPEG2000", no_jp2=True)
+    segment = struct.pack(">BBH", 0xFF, marker, 2 + len(WORD)) + WORD
+    place, tile = whole.index(b"\xff\x52"), whole.index(b"\xff\x93")
+    clean = clean_jpeg2000(whole[:place] + segment + whole[place:])
+    assert WORD not in clean
+    assert (decoded(clean) == PICTURE).all()
+    with pytest.raises(ValueError, match="tile"):
+        clean_jpeg2000(whole[:tile] + segment + whole[tile:])
+
+
+def rle(*segments: bytes) -> bytes:
+    """A frame of segments with a word before, between and after them."""
+    frame, places = b"", []
+    for segment in segments:
+        places.append(64 + len(frame) + len(WORD))
+        frame += WORD + segment
+    head = struct.pack("<16L", len(segments), *places, *[0] * (15 - len(segments)))
+    return head + frame + WORD
+
+
+def test_b09_an_rle_frame_keeps_its_runs_and_nothing_beside_them() -> None:
+    # Four pixels of two bytes: a literal of four; a no-operation and a run of four.
+    literal, run = b"\x03ABCD", b"\x80\xfdZ"
+    clean = clean_rle(rle(literal, run), 4, 2)
+    assert clean == struct.pack("<16L", 2, 64, 70, *[0] * 13) + literal + b"\0" + run + b"\0"
+
+
+def test_an_rle_frame_whose_runs_end_early_is_refused() -> None:
+    for planes, pixels in ((1, 4), (2, 5), (2, 1000)):
+        with pytest.raises(ValueError, match="segment|runs"):
+            clean_rle(rle(b"\x03ABCD", b"\xfdZ"), pixels, planes)

@@ -96,3 +96,26 @@ def test_a_syntax_that_cannot_be_cleaned_is_refused() -> None:
     with pytest.raises(Flaw) as caught:
         clean_dicom(stream.getvalue(), KEY, "p")
     assert caught.value.reason == "unsupported_syntax"
+
+
+def test_b09_bits_above_the_stored_ones_are_cut_also_where_the_header_does_not_place_them() -> None:
+    dataset = film(pattern(bits=12), 12)
+    words = np.frombuffer(dataset.PixelData, "<u2") | 0x5000  # an overlay of old scanners
+    dataset.PixelData = words.astype("<u2").tobytes()
+    del dataset.HighBit
+    after, _ = clean_dicom(encoded(dataset), KEY, "p")
+    found = np.frombuffer(dcmread(io.BytesIO(after)).PixelData, "<u2")
+    assert (found == words & 0x0FFF).all()
+
+
+@pytest.mark.parametrize("change", [{"HighBit": 15}, {"BitsStored": None}])
+def test_b09_bits_that_may_be_a_drawing_refuse_the_file(change: dict[str, int | None]) -> None:
+    dataset = film(pattern(bits=12), 12)
+    for keyword, value in change.items():
+        if value is None:
+            delattr(dataset, keyword)
+        else:
+            setattr(dataset, keyword, value)
+    with pytest.raises(Flaw) as caught:
+        clean_dicom(encoded(dataset), KEY, "p")
+    assert caught.value.reason == "bad_header"

@@ -101,6 +101,11 @@ def header_text(header: Dataset, keyword: str) -> str:
     return "\\".join(part.strip(" \0") for part in parts)
 
 
+def says_burned_in(header: Dataset) -> bool:
+    """Whether the header says, in whatever case, that text is burned into the pixels."""
+    return "YES" in header_text(header, "BurnedInAnnotation").upper().split("\\")
+
+
 def _header(path: Path) -> Dataset:
     if not path.is_file():
         raise Flaw("missing_file" if not path.exists() else "unreadable", "no regular file")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from polyclinic.data.dicom import header_text, open_dicom, read_header
+from polyclinic.data.dicom import header_text, open_dicom, read_header, says_burned_in
 from polyclinic.data.flaw import Flaw, guarded
 from polyclinic.data.grid import MAX_VOXELS, Floats, Volume, Voxels, canonical, flaw
 from polyclinic.data.pixels import bit_patterns, read_layout, stored_pixels
@@ -129,7 +129,7 @@ def _placed(path: Path, burned_in: str) -> Slice:
     header = read_header(path)
     if (header_text(header, "NumberOfFrames") or "1") != "1":
         raise Flaw("multi_frame", "several frames in one file")
-    if burned_in != "accept" and header_text(header, "BurnedInAnnotation").upper() == "YES":
+    if burned_in != "accept" and says_burned_in(header):
         raise Flaw("burned_in", "the flag")
     position = _numbers(header, "ImagePositionPatient", 3)
     along = _numbers(header, "ImageOrientationPatient", 6).reshape(2, 3)

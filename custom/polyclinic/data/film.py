@@ -8,7 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from polyclinic.data.dicom import MAX_FILE_BYTES, MAX_INFLATED_BYTES, PREAMBLE, parse
+from polyclinic.data.dicom import (
+    MAX_FILE_BYTES,
+    MAX_INFLATED_BYTES,
+    PREAMBLE,
+    parse,
+    says_burned_in,
+)
 from polyclinic.data.flaw import Flaw, guarded, read_bytes
 from polyclinic.data.photometric import luma, read_tone
 from polyclinic.data.pixels import (
@@ -78,7 +84,7 @@ def _from_dicom(data: bytes, burned_in: str) -> Film:
         header = opened.header
         if opened.pixels is None:
             raise Flaw("no_pixels", "no Pixel Data")
-        if burned_in != "accept" and str(header.get("BurnedInAnnotation", "")).strip() == "YES":
+        if burned_in != "accept" and says_burned_in(header):
             raise Flaw("burned_in", "BurnedInAnnotation YES")
         layout = read_layout(header, opened.syntax)
         grey = layout.photometric in GREY or layout.photometric == PALETTE

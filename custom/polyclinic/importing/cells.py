@@ -40,16 +40,29 @@ def kept_column(cells: Sequence[str], ids: Sequence[str]) -> tuple[list[str], st
     dates = sum(bool(_DATE.fullmatch(c) or _COMPACT.fullmatch(c)) for c in said)
     if dates > len(said) / 2:
         return [], "dates", 0
+    if _are_numbers_of_cases(said):
+        return [], "numbers of cases", 0
     if sum(map(is_number, said)) >= NUMERIC_SHARE * len(said):
         return _fitting(cells, [is_number(c) for c in cells])
     codes = set(said)
     # Codes repeat; names, remarks and numbers of cases do not.
-    few = len(codes) <= min(MAX_CODES, max(4, len(said) // 2))
+    few = len(codes) <= min(MAX_CODES, max(2, len(said) // 2))
     if not few or any(len(c) > MAX_CODE_LENGTH for c in codes):
         return [], "free text", 0
     known = set(ids)
     fits = [c not in known and not _DATE.fullmatch(c) and c[:1] not in _FORMULA for c in cells]
     return _fitting(cells, fits)
+
+
+def _are_numbers_of_cases(said: Sequence[str]) -> bool:
+    """Whether most cells count cases or telephones and measure nothing: five or more digits that
+    begin with 0, or seven and more, always as many, that hardly repeat."""
+    digits = [c for c in said if c.isdecimal() and len(c) >= 5]
+    if 2 * sum(c[0] == "0" for c in digits) > len(said):
+        return True
+    long = [c for c in digits if len(c) >= 7]
+    alike = len(long) == len(said) >= 5 and len({len(c) for c in long}) == 1
+    return alike and 2 * len(set(long)) > len(said)
 
 
 def coded(cells: Sequence[str], codes: Sequence[str]) -> tuple[list[str], str, int]:

@@ -16,11 +16,16 @@ PNG_MARK = b"\x89PNG\r\n\x1a\n"
 JPEG_MARK = b"\xff\xd8\xff"
 J2K_MARK = b"\xff\x4f\xff\x51"
 _PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"sBIT", b"gAMA", b"IDAT", b"IEND"})
-_SOI, _EOI, _SOS, _COM = 0xD8, 0xD9, 0xDA, 0xFE
+_EOI, _SOS = 0xD9, 0xDA
 _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 # A marker that is no restart; in coded pixels 0xFF is followed by less than 0x80.
 _NEXT = re.compile(b"\xff[\x80-\xcf\xd8-\xfe]")
 _ORIENTATION = 0x0112
+# Frames, tables, restarts and scans, and the two of JPEG-LS; what else there is carries no pixel.
+_JPEG_KEPT = frozenset({*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD, 0xF7, 0xF8}) - {0xC8}
+# What a JPEG 2000 or HTJ2K decoder needs of the main header, and of a tile's.
+_J2K_KEPT = frozenset({0x50, 0x51, 0x52, 0x53, 0x55, 0x56, 0x59, 0x5C, 0x5D, 0x5E, 0x5F, 0x60})
+_TILE_KEPT = frozenset({0x52, 0x53, 0x58, 0x5C, 0x5D, 0x5E, 0x5F, 0x61})
 _CORE = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12), 0xE8: (b"mrfx", 5)}
 
 
@@ -65,7 +70,7 @@ def _segment(marker: int, body: bytes) -> bytes | None:
             return None
         # Bytes 12 and 13 of JFIF are the size of the thumbnail that would follow.
         return body[:12] + b"\0\0" if marker == 0xE0 else body[:size]
-    return None if 0xE0 <= marker <= 0xEF or marker == _COM else body
+    return body if marker in _JPEG_KEPT else None
 
 
 def _marker(data: bytes, at: int) -> tuple[int, int]:
@@ -120,7 +125,7 @@ def clean_jpeg2000(data: bytes) -> bytes:
         if marker == 0x90:
             return b"".join([*out, *_tiles(data, at - 2)])
         length = _length(data, at)
-        if marker != 0x64:
+        if marker in _J2K_KEPT:
             out.append(data[at - 2 : at + length])
         at += length
 
@@ -135,13 +140,45 @@ def _tiles(data: bytes, at: int) -> list[bytes]:
         _expect(at + 14 <= end <= len(data), "a tile beyond the end")
         inner = at + 12
         while data[inner : inner + 2] != b"\xff\x93":
-            _expect(data[inner : inner + 2] != b"\xff\x64", "a comment within a tile")
             _expect(inner + 2 < end, "a tile without data")
+            _expect(data[inner + 1] in _TILE_KEPT, "a segment within a tile that no pixel needs")
             inner += 2 + _length(data, inner + 2)
         out.append(data[at:end])
         at = end
     _expect(data[at : at + 2] == b"\xff\xd9", "no end of code stream")
     return [*out, b"\xff\xd9"]
+
+
+def clean_rle(data: bytes, pixels: int, planes: int) -> bytes:
+    """A DICOM RLE frame with nothing between, before or after its runs.  PS3.5 Annex G.
+
+    Args:
+        pixels: of the image, which each plane holds.
+        planes: bytes of a pixel, one segment for each.
+    """
+    _expect(len(data) >= 64, "no RLE header")
+    count, *offsets = struct.unpack_from("<16L", data)
+    _expect(count == planes <= 15, "another number of segments")
+    segments = []
+    for start, end in zip(offsets, [*offsets[1:count], len(data)], strict=False):
+        _expect(64 <= start <= end <= len(data), "a segment beyond the end")
+        stop = _runs_end(data, start, end, pixels)
+        segments.append(data[start:stop] + b"\0" * ((stop - start) % 2))
+    places = [64 + sum(map(len, segments[:i])) for i in range(count)] + [0] * (15 - count)
+    return struct.pack("<16L", count, *places) + b"".join(segments)
+
+
+def _runs_end(data: bytes, at: int, end: int, pixels: int) -> int:
+    """Where the runs that make so many bytes end."""
+    made = 0
+    while made < pixels:
+        _expect(at < end, "runs that are cut short")
+        head = data[at]
+        literal = head < 128
+        made += head + 1 if literal else (257 - head) % 129
+        at += head + 2 if literal else 1 + (head > 128)
+    _expect(at <= end, "runs that are cut short")
+    return at
 
 
 def clean_png(data: bytes) -> bytes:

@@ -28,7 +28,7 @@ from polyclinic.data.dicom import (
 )
 from polyclinic.data.flaw import Flaw
 from polyclinic.data.quiet import quiet
-from polyclinic.importing.codestream import clean_jpeg, clean_jpeg2000
+from polyclinic.importing.codestream import clean_jpeg, clean_jpeg2000, clean_rle
 from polyclinic.importing.deidentify import deidentify, text_is_likely
 
 RLE = "1.2.840.10008.1.2.5"
@@ -39,7 +39,14 @@ _JPEG2000_FAMILY = frozenset(_JPEG + n for n in ("90", "91", "92", "93", "201", 
 IMPLEMENTATION = "2.25.329800735698586629295641978511506172918"
 # Values in 16-bit words, whose order pydicom leaves as it is.
 _WORDS = ("VOILUTSequence", "ModalityLUTSequence", "RedPaletteColorLookupTableData")
-_NEEDED = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "PhotometricInterpretation")
+_NEEDED = (
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+)
 
 
 def clean_dicom(
@@ -98,7 +105,7 @@ def _put_pixels(clean: Dataset, opened: Opened) -> None:
         clean.add_new("PixelData", _vr(clean, opened.syntax), _native(clean, opened, pixels))
         return
     frame = next(generate_frames(bytes(pixels), number_of_frames=1), b"")
-    cleaned = _coder(opened.syntax)(frame)
+    cleaned = _coder(clean, opened.syntax)(frame)
     clean.add_new("PixelData", "OB", encapsulate([cleaned], has_bot=False))
     clean["PixelData"].is_undefined_length = True
 
@@ -107,8 +114,12 @@ def _vr(clean: Dataset, syntax: str) -> str:
     return "OB" if clean.BitsAllocated <= 8 and syntax != "1.2.840.10008.1.2" else "OW"
 
 
-def _coder(syntax: str) -> Callable[[bytes], bytes]:
+def _coder(clean: Dataset, syntax: str) -> Callable[[bytes], bytes]:
     """What cleans a frame of this transfer syntax."""
+
+    def rle(frame: bytes) -> bytes:
+        planes = clean.SamplesPerPixel * clean.BitsAllocated // 8
+        return clean_rle(frame, clean.Rows * clean.Columns, planes)
 
     def jpeg(frame: bytes) -> bytes:
         return clean_jpeg(frame, turned="ignore")
@@ -118,7 +129,7 @@ def _coder(syntax: str) -> Callable[[bytes], bytes]:
     if syntax in _JPEG2000_FAMILY:
         return clean_jpeg2000
     if syntax == RLE:
-        return bytes
+        return rle
     raise Flaw("unsupported_syntax", "a transfer syntax that is not taken over")
 
 
@@ -134,8 +145,10 @@ def _native(clean: Dataset, opened: Opened, pixels: memoryview) -> bytes:
             raise Flaw("unsupported_syntax", "big-endian data of this width")
         if allocated == 16 or opened.swapped:
             raw = np.frombuffer(raw, "<u2").byteswap().tobytes()
-    stored = clean.get("BitsStored", allocated)
-    if allocated in (8, 16) and 0 < stored < allocated and clean.get("HighBit") == stored - 1:
+    stored = clean.BitsStored
+    if allocated in (8, 16) and 0 < stored < allocated:
+        if clean.get("HighBit", stored - 1) != stored - 1:
+            raise Flaw("bad_header", "pixels that do not start at the lowest bit")
         whole, signed = ("<u1", "<i1") if allocated == 8 else ("<u2", "<i2")
         kind = signed if clean.get("PixelRepresentation") == 1 else whole
         spare = allocated - stored
