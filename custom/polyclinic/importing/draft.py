@@ -18,9 +18,10 @@ _FILMS = frozenset({"CR", "DX", "DR", "RG", "MG"})
 _VOLUMES = frozenset({"MR", "CT", "PT"})
 _SLIDES = frozenset({".svs", ".ndpi", ".mrxs", ".scn", ".bif"})
 _HEAD = """# What 'polyclinic data import' does with this folder. Fill in what is in capitals.
+# Give modalities the names of the study, and remove what the study does not ask for.
 # {found}
 site: HOSPITAL
-cohort: cohort
+cohort: cohort  # the study's name
 labels: {{table: LABELS.csv, id: PATIENT_COLUMN, columns: {{outcome: OUTCOME_COLUMN}}}}
 modalities:
 """
@@ -36,7 +37,7 @@ _BLOCKS = {
     files: "**/*"
     of: {of}
     patient: {patient}
-    sequences: {{t1: "T1", t2: "T2"}}
+    sequences: {{t1: "T1", t2: "T2"}}  # the first found in a name counts: T1POST before T1
 """,
     "table": """  labs:
     kind: vector
