@@ -5,6 +5,7 @@ version does not have.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,14 @@ from polyclinic.algorithms import cxr_metadata, fedavg
 from polyclinic.algorithms.cxr_metadata import dp_group, joint_loss
 from polyclinic.comparison import run_federation
 from polyclinic.data.batch import Batch
+from polyclinic.errors import StudyError
 from polyclinic.evaluation.metrics import auroc
 from polyclinic.exchange import State, Update
+from polyclinic.models.joint import JointModel
 from polyclinic.models.multimodal import Output
 from polyclinic.objectives.task import task_loss
 from polyclinic.study import Study, parse_study
+from polyclinic.training import Fit
 
 SIZES = {"cxr": 6, "labs": 3, "metadata": 4}
 TOKEN = {"hidden": [8], "dropout": 0.1, "missing": "token", "presence": True}
@@ -159,6 +163,20 @@ def test_c3_isolated_metadata_leave_the_films_update_bit_for_bit_as_it_was() -> 
         assert any(not np.array_equal(other[n], updates[0][n]) for n in updates[0])
         assert told == metrics[0]
     assert metrics[0].keys() >= {"train/loss", "validation/auroc"}
+
+
+def test_c3_isolated_the_films_encoder_neither_drops_nor_counts_while_the_rest_is_trained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learning, stock = [], cxr_metadata.train_epochs
+
+    def watched(model: JointModel, *rest: Any) -> Fit:
+        learning.append((model.enc["cxr"].training, model.enc["labs"].training))
+        return stock(model, *rest)
+
+    monkeypatch.setattr(cxr_metadata, "train_epochs", watched)
+    client("isolated").train(sites()["all"], server("isolated").initial(STUDY), {}, 1)
+    assert learning == [(True, True), (False, True)]
 
 
 def test_c3_would_not_hold_for_joint_training() -> None:
@@ -306,3 +324,21 @@ def test_c11_where_age_turns_the_film_around_fusion_beats_films_alone_by_far() -
         found[mode] = auroc(predicted["label"], predicted["probability"][:, 1])
     assert found["joint"] > found["image_only"] + 0.2
     assert found["isolated"] > found["image_only"] + 0.2
+
+
+@pytest.mark.parametrize(
+    ("mode", "idle"),
+    [
+        ("joint", {"head_lr": 0.1}),
+        ("isolated", {"image_weight": 0.5}),
+        ("image_only", {"metadata_weight": 0.5}),
+        ("early", {"joining": "mean"}),
+        ("late", {"joining": "concat"}),
+    ],
+)
+def test_a_setting_that_a_mode_does_not_use_is_refused_and_not_ignored(
+    mode: str, idle: dict[str, object]
+) -> None:
+    client(mode)
+    with pytest.raises(StudyError, match=next(iter(idle))):
+        client(mode, **idle)

@@ -10,6 +10,7 @@ from polyclinic.algorithms import cxr_metadata
 from polyclinic.algorithms.joint import Joint, contract_of, dp_group, refuse_batch_norm
 from polyclinic.errors import StudyError
 from polyclinic.models.joint import JointModel, JointSettings
+from polyclinic.study import parse_study
 
 SIZES = {"cxr": 6, "labs": 3, "metadata": 4}
 STUDY = a_study(SIZES)
@@ -60,6 +61,22 @@ def test_c9_no_group_of_the_metadata_has_batch_normalisation_and_one_that_has_is
     model.enc["labs"].norm = torch.nn.BatchNorm1d(5)
     with pytest.raises(StudyError, match="batch normalisation"):
         refuse_batch_norm(model, "cxr")
+
+
+def test_c9_a_job_that_isolates_beside_batch_normalisation_has_no_contract() -> None:
+    film = {"kind": "image", "recipe": {"size": [32, 32]}}
+    other = film | {"encoder": {"widths": [8], "feature_norm": "batch"}}
+    study = parse_study(
+        {
+            "name": "two",
+            "task": {"label": "y", "classes": ["no", "yes"]},
+            "modalities": {"cxr": film, "hand": other},
+        }
+    )
+    assert contract_of(Joint(anchor="cxr"), study).specs
+    assert contract_of(Joint(anchor="hand", mode="isolated"), study).specs
+    with pytest.raises(StudyError, match="batch normalisation"):
+        contract_of(Joint(anchor="cxr", mode="isolated"), study)
 
 
 def test_an_anchor_is_named_or_the_only_image() -> None:

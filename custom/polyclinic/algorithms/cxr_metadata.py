@@ -45,6 +45,7 @@ from polyclinic.algorithms.joint import (
     dp_group,
     initial_of,
     model_of,
+    refuse_idle,
 )
 from polyclinic.algorithms.multi_fedavg import zero_filled
 from polyclinic.algorithms.site import (
@@ -121,6 +122,8 @@ class Client(Joint, LocalTraining):
             require(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
         # Scores of the fused head would set the step size of the film's encoder.
         require(self.balance == "none" or self.mode == "joint", "balance", "none", self.balance)
+        require(self.head_lr == 0, "head_lr", "0: metadata_lr is that of the heads", self.head_lr)
+        refuse_idle(self)
 
     def contract(self, study: Study) -> Contract:
         """Every tensor that may cross the wall."""

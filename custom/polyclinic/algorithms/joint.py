@@ -1,7 +1,7 @@
 """What both halves of a model joined on an anchor share: settings, network, contract, start."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -19,6 +19,13 @@ from polyclinic.training import initialise, require
 Mode = Literal["joint", "isolated", "image_only", "early", "late"]
 MODES: tuple[Mode, ...] = ("joint", "isolated", "image_only", "early", "late")
 Model = JointModel | EarlyModel | LateModel
+# Settings of a client that a mode has no use for; a job that sets one means another mode.
+IDLE: Mapping[Mode, tuple[str, ...]] = {
+    "isolated": ("image_weight",),
+    "image_only": ("joining", "image_weight", "metadata_weight"),
+    "early": ("joining", "image_weight", "metadata_weight"),
+    "late": ("joining",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +55,14 @@ def check_joint(half: Joint) -> None:
     require(isinstance(half.anchor, str), "anchor", "the name of a modality", half.anchor)
     require(0 <= half.head_hidden <= 65536, "head_hidden", "in [0, 65536]", half.head_hidden)
     require(0.0 <= half.head_dropout < 1.0, "head_dropout", "in [0, 1)", half.head_dropout)
+
+
+def refuse_idle(half: Joint) -> None:
+    """Refuse a setting that differs from its default and that the mode does not use."""
+    usual = {f.name: f.default for f in fields(half)}
+    for name in IDLE.get(half.mode, ()):
+        got = getattr(half, name)
+        require(got == usual[name], name, f"left out, as {half.mode} does not use it", got)
 
 
 def anchor_of(half: Joint, study: Study) -> str:
