@@ -196,7 +196,7 @@ def test_batch_normalisation_is_there_only_for_who_asks() -> None:
     for network in SMALL:
         assert not any(isinstance(m, nn.BatchNorm2d) for m in encoder(network).modules())
     for network in ("compact", "resnet18", "densenet121"):
-        asked = encoder(network, feature_norm="batch")
+        asked = encoder(network, 64, feature_norm="batch")
         assert any(isinstance(m, nn.BatchNorm2d) for m in asked.modules())
 
 
@@ -236,3 +236,18 @@ def test_a_network_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(StudyError):
         encoder(network, size, **settings)
+
+
+@pytest.mark.parametrize(("network", "edge"), [("compact", 16), ("resnet18", 32)])
+def test_batch_normalisation_bears_a_batch_with_a_single_film(network: str, edge: int) -> None:
+    def built(size: int) -> torch.nn.Module:
+        encoder = {"network": network, "feature_norm": "batch"}
+        recipe = {"size": [size, size]}
+        return models.build("cxr", Modality(kind="image", recipe=recipe, encoder=encoder), 4)
+
+    # One film, one place at the end: nothing to take a variance over.
+    with pytest.raises(StudyError, match=f"at least {2 * edge}"):
+        built(edge)
+    there = torch.ones((1, 1), dtype=torch.bool)
+    h = built(2 * edge).train()(torch.randn(1, 1, 2 * edge, 2 * edge), there)
+    assert torch.isfinite(h).all()

@@ -169,7 +169,8 @@ def _require_size(name: str, settings: ImageSettings, size: tuple[int, int]) -> 
         fits = fits and width <= MAX_GRADIENTS
         wanted = f"edges of {BLOCK} or more times {cell}, and at most {MAX_GRADIENTS} gradients"
     else:
-        least = 2 ** stages[settings.network]
+        # Statistics over a batch need two places at the end: a batch may hold a single film.
+        least = 2 ** (stages[settings.network] + (settings.feature_norm == "batch"))
         fits, wanted = min(size) >= least, f"edges of at least {least}"
     if not fits:
         raise StudyError(
