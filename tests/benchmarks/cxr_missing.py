@@ -1,10 +1,15 @@
-"""Films joined with metadata against its rivals as more and more patients lack metadata.
+r"""Films joined with metadata against its rivals as more and more patients lack metadata.
 
     python poc/cohorts.py cxr --source DIR --plan nih_hannover --out SITES
     python tests/benchmarks/cxr_missing.py --sites SITES --repeats 5 --json OUT.json
 
+    python poc/cohorts.py cxr --source DIR --plan icu --out ICU
+    python tests/benchmarks/cxr_missing.py --sites ICU --missing labs:0,0.5,1 --rounds 10 \
+      --methods cxr_image_only,cxr_labs_only,cxr_late,cxr_gated
+
 Every method is trained on the patients as they are, once a repeat (another split, other starts);
 then the same test patients are scored with metadata hidden from 0, 25, 50, 75 and 100 % of them.
+Every --rounds above a method's own number is cut to that.
 One line for each label, site and method: mean AUROC over repeats at each rate, with its 95 %
 bootstrap interval over repeats. Repeats share patients, so the intervals speak of splits and
 starts, not of new hospitals.
@@ -21,7 +26,7 @@ from polyclinic.comparison.missing import Missing, parse_missing
 from polyclinic.evaluation.summary import summarise
 from polyclinic.study import load_study
 
-METHODS = "cxr_image_only,cxr_early,cxr_late,cxr_gated"
+METHODS = "cxr_image_only,cxr_early,cxr_late,cxr_gated,cxr_isolated,cxr_local,cxr_centralised"
 RATES = "metadata:0,0.25,0.5,0.75,1"
 
 
