@@ -122,6 +122,14 @@ def test_no_name_id_or_date_can_be_made_a_feature(hospital, keyword: str) -> Non
     assert keyword not in KEYWORDS
 
 
+def test_b13_an_age_is_read_as_an_age_so_that_no_job_counts_the_oldest(hospital) -> None:
+    exact = {"column": "PatientAge", "reads": "category", "category": "097Y", "among": ["097Y"]}
+    films(hospital, {"x": exact})
+    (hospital.root / "films").mkdir()
+    with pytest.raises(StudyError, match="read as an age"):
+        hospital.open()
+
+
 def test_a_folder_that_is_not_there_is_told(hospital) -> None:
     films(hospital)
     with pytest.raises(DataError, match="folder"):

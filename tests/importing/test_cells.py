@@ -2,7 +2,14 @@
 
 import pytest
 
-from polyclinic.importing.cells import age_between, capped_age, coded, kept_column
+from polyclinic.importing.cells import (
+    age_between,
+    capped_age,
+    capped_ages,
+    coded,
+    kept_column,
+    says_age,
+)
 
 IDS = [f"id{n}" for n in range(12)]
 
@@ -87,3 +94,19 @@ def test_whole_numbers_that_measure_are_no_numbers_of_cases() -> None:
     platelets = [str(151_000 + 7_000 * n) for n in range(12)]
     load = [str(9 * 10**n) for n in range(12)]
     assert [kept_column(c, IDS)[1] for c in (platelets, load)] == ["", ""]
+
+
+@pytest.mark.parametrize("cell", [">95", "> 89Y", "<=101", "≥90"])
+def test_b13_a_bound_above_89_is_of_the_same_group(cell: str) -> None:
+    assert capped_age(cell) == ("90+" if cell != "> 89Y" else cell)
+
+
+def test_b13_a_column_is_one_of_ages_by_a_word_of_its_name() -> None:
+    named = ("age", "AGE_YEARS", "patient.age", "Alter bei Aufnahme")
+    others = ("dosage", "stage", "image", "page_2x")
+    assert [says_age(n) for n in (*named, *others)] == [True] * 4 + [False] * 4
+
+
+def test_numbers_that_are_no_years_are_not_taken_for_ages() -> None:
+    assert capped_ages(["45", "97", "", "89"]) == ["45", "90+", "", "89"]
+    assert capped_ages(["196", "97"]) == ["196", "97"]  # days of a pregnancy

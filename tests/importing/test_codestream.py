@@ -161,5 +161,5 @@ def test_b09_an_rle_frame_keeps_its_runs_and_nothing_beside_them() -> None:
 
 def test_an_rle_frame_whose_runs_end_early_is_refused() -> None:
     for planes, pixels in ((1, 4), (2, 5), (2, 1000)):
-        with pytest.raises(ValueError, match="segment|runs"):
+        with pytest.raises(ValueError, match=r"segment|runs"):
             clean_rle(rle(b"\x03ABCD", b"\xfdZ"), pixels, planes)

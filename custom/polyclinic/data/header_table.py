@@ -117,9 +117,16 @@ def _require_keywords(request: Request, fields: Sequence[Field]) -> None:
     """Refuse a panel that asks for more than the list.
 
     Raises:
-        StudyError: naming the first such feature.
+        StudyError: naming the first such feature, or an age that is read as something else.
     """
     for field in fields:
+        if field.column == "PatientAge" and field.rule.reads != "age":
+            raise StudyError(
+                expected=f"'{field.feature}' of modality '{request.name}' read as an age, which "
+                "is one group above 89",
+                got=f"'{field.rule.reads}'",
+                remedy="set reads: age",
+            )
         if field.column not in KEYWORDS:
             raise StudyError(
                 expected=f"'{field.feature}' of modality '{request.name}' from one of the DICOM "

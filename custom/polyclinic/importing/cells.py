@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 OLDEST = 90
+# Of anybody; a column with more is not in years.
+OLDEST_EVER = 125
 MAX_CODES = 50
 MAX_CODE_LENGTH = 32
 # A column counts as numbers when at least this share of its cells are.
@@ -84,9 +86,21 @@ def is_number(cell: str) -> bool:
     return bool(plain or _AGE.fullmatch(cell)) and len(cell) <= MAX_CODE_LENGTH
 
 
+def says_age(column: str) -> bool:
+    """Whether a column is named for ages: ``age``, ``AGE_YEARS``, ``Alter bei Aufnahme``."""
+    return any(w in ("age", "alter") for w in re.split(r"[^a-z]+", column.lower()))
+
+
+def capped_ages(cells: Sequence[str]) -> list[str]:
+    """Ages in years, above 89 as ``90+``; as they are where a number says that they are no years
+    (days of a pregnancy, bone age in months)."""
+    plain = [float(c) for c in cells if c.isdecimal()]
+    return list(cells) if max(plain, default=0.0) > OLDEST_EVER else list(map(capped_age, cells))
+
+
 def capped_age(cell: str) -> str:
     """An age in years, above 89 as ``90+``; other cells as they are."""
-    years = re.fullmatch(r"(\d{1,3})(?:[.,]\d*)?\s?[yY]?", cell)
+    years = re.fullmatch(r"[<>≥]?=?\s?(\d{1,3})(?:[.,]\d*)?\s?[yY]?", cell)
     return f"{OLDEST}+" if years and int(years.group(1)) >= OLDEST else cell
 
 

@@ -25,7 +25,8 @@ class Found:
 
     Attributes:
         name: path within the folder; it may hold a patient's name, and is never shown or written.
-        stamp: size and time of change, which tell whether it is still the same file.
+        stamp: size and times of change, which tell whether it is still the same file; an export
+            may set the one time, nobody the other.
     """
 
     path: Path = field(repr=False)
@@ -49,7 +50,8 @@ def walk(root: Path) -> Iterator[Found]:
             if name.startswith(".") or name.upper() == _INDEX or not stat.S_ISREG(status.st_mode):
                 continue
             inner = path.relative_to(root).as_posix()
-            yield Found(path, inner, f"{status.st_size}/{status.st_mtime_ns}")
+            stamp = f"{status.st_size}/{status.st_mtime_ns}/{status.st_ctime_ns}"
+            yield Found(path, inner, stamp)
 
 
 def matcher(glob: str) -> re.Pattern[str]:

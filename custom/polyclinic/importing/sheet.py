@@ -12,7 +12,14 @@ from polyclinic.data.flaw import Flaw
 from polyclinic.data.quarantine import Entry
 from polyclinic.data.table import MAX_BYTES, TextTable, parse
 from polyclinic.errors import DataError, DataRejected
-from polyclinic.importing.cells import age_between, capped_age, coded, kept_column, moment
+from polyclinic.importing.cells import (
+    age_between,
+    capped_ages,
+    coded,
+    kept_column,
+    moment,
+    says_age,
+)
 from polyclinic.importing.folder import whole
 from polyclinic.importing.people import People
 from polyclinic.importing.plan import TableRule
@@ -90,7 +97,7 @@ def clean_table(
         if why:
             dropped[new] = why
         else:
-            columns[new] = list(map(capped_age, kept)) if new.lower() in ("age", "alter") else kept
+            columns[new] = capped_ages(kept) if says_age(new) or says_age(old) else kept
     for new, made in _derived(rule, rows, at, names).items():
         columns[new] = made
         blanked[new] += made.count("")
