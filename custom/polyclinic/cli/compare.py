@@ -11,13 +11,14 @@ import typer
 
 from polyclinic.algorithms.presets import Method
 from polyclinic.cli import output
+from polyclinic.cli.studies import given_study, study_beside
 from polyclinic.comparison.experiment import Plan, chosen_methods, run_plan, site_folders
 from polyclinic.comparison.missing import Missing, parse_missing
 from polyclinic.errors import StudyError
 from polyclinic.evaluation.summary import summarise
 from polyclinic.jobs import load_job
 from polyclinic.storage import write_atomic
-from polyclinic.study import Study, load_study
+from polyclinic.study import Study
 
 app = typer.Typer()
 
@@ -31,15 +32,10 @@ def find_study(sites: tuple[Path, ...], given: Path | None, job: Path | None) ->
         StudyError: none anywhere.
     """
     if given is not None:
-        return load_study(given if given.is_dir() else given.parent)
+        return given_study(given)
     if job is not None:
         return load_job(job).study
-    for folder in [p for s in sites for p in (s, s.resolve().parent)]:
-        if (folder / "study.json").is_file():
-            return load_study(folder)
-    raise StudyError(
-        expected="study.json in a site folder or beside it", got="none", remedy="give --study"
-    )
+    return study_beside(sites)
 
 
 def job_method(folder: Path) -> dict[str, Method]:
@@ -66,7 +62,7 @@ def compare(
     rounds: Annotated[int, typer.Option(min=0, help="Federated rounds.")] = 40,
     seed: Annotated[int, typer.Option(min=0, help="Repeat r uses seed + r.")] = 0,
     out: Annotated[Path | None, typer.Option("--json", help="Write records and summary.")] = None,
-    study: Annotated[Path | None, typer.Option(help="study.json, if not beside the sites.")] = None,
+    study: Annotated[Path | None, typer.Option(help="study.json, its folder or a job.")] = None,
     job: Annotated[Path | None, typer.Option(help="Also compare this job's algorithm.")] = None,
     missing: Annotated[
         str, typer.Option(help="Also score with a modality hidden, as metadata:0,0.5,1.")
@@ -187,7 +183,9 @@ def _row(name: str, entry: dict[str, Any]) -> list[object]:
     low, high = entry["interval"]
     spread = float("nan") if entry["sd"] is None else entry["sd"]
     closed = "-" if entry["gap_closed"] is None else f"{entry['gap_closed']:.0%}"
-    return [name, entry["mean"], spread, f"{low:.3f} to {high:.3f}", closed]
+    # One repeat has no spread.
+    span = "-" if entry["sd"] is None else f"{low:.3f} to {high:.3f}"
+    return [name, entry["mean"], spread, span, closed]
 
 
 def _site_means(entry: dict[str, Any], sites: list[str]) -> list[float]:

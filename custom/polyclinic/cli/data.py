@@ -10,9 +10,10 @@ from rich.text import Text
 
 from polyclinic.cli import output
 from polyclinic.cli.import_data import import_app
+from polyclinic.cli.studies import given_study, study_beside
 from polyclinic.errors import StudyError
 from polyclinic.settings import SiteSettings, load_settings
-from polyclinic.study import Study, load_study
+from polyclinic.study import Study
 
 if TYPE_CHECKING:
     from polyclinic.data.check import RoundSize
@@ -167,15 +168,7 @@ def _opened(site: Path, study: Path | None) -> tuple[SiteSettings, Study]:
     """The settings of a site and the study to hold its cohort against."""
     path = site / "polyclinic.yaml" if site.is_dir() else site
     settings = load_settings(path)
-    if study is None:
-        places = [path.parent, path.parent.parent]
-        study = next((p for p in places if (p / "study.json").is_file()), path.parent)
-    elif study.is_dir():
-        job = study / "app" / "config"
-        study = job if (job / "study.json").is_file() else study
-    elif study.name == "study.json":
-        study = study.parent
-    return settings, load_study(study)
+    return settings, given_study(study) if study else study_beside([path.parent])
 
 
 def _print_check(findings: list[dict[str, Any]], ok: bool) -> None:
