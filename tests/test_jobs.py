@@ -184,3 +184,33 @@ def test_a_study_whose_model_no_site_should_bear_is_refused(tmp_path: Path) -> N
     folder = write_job(tmp_path / "large", study=study)
     with pytest.raises(StudyError, match="at most 256 million weights"):
         load_job(folder)
+
+
+@pytest.mark.parametrize(
+    ("args", "split", "fits"),
+    [
+        ({"select_epoch": True}, {}, False),
+        ({"balance": "miles"}, {}, False),
+        ({"balance": "miles", "balance_on": "train"}, {}, True),
+        ({"balance": "miles", "select_epoch": True}, {"validation": 0.2}, True),
+        ({"balance": "miles"}, {"source": "manifest"}, True),
+        ({}, {}, True),
+    ],
+    ids=str,
+)
+def test_what_looks_at_validation_patients_is_refused_where_a_study_draws_none(
+    tmp_path: Path, args: dict[str, Any], split: dict[str, Any], fits: bool
+) -> None:
+    study = {
+        "name": "toy",
+        "task": {"label": "y", "classes": ["no", "yes"]},
+        "modalities": {"a": {"kind": "vector", "features": ["f"]}},
+        "split": split,
+    }
+    client = {"path": FEDMM + "Client", "args": args}
+    folder = write_job(tmp_path / "job", client=client, study=study)
+    if fits:
+        assert load_job(folder).name == "job"
+    else:
+        with pytest.raises(StudyError, match="without 'validation'"):
+            load_job(folder)

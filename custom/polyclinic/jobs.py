@@ -58,6 +58,7 @@ def load_job(folder: Path) -> Job:
         study = load_study(config)
         if isinstance(server, Server) and isinstance(client, Client):
             _agree(server, client, study, problems)
+            _judged(client, study, problems)
     except PolyclinicError as error:
         problems.append(str(error))
     if problems or study is None:
@@ -153,6 +154,19 @@ def _agree(server: Server, client: Client, study: Study, problems: list[str]) ->
         problems.append(f"server and client differ in {', '.join(differing)}")
     elif server.contract(study) != client.contract(study):
         problems.append("server and client exchange different tensors")
+
+
+def _judged(client: Client, study: Study, problems: list[str]) -> None:
+    """Note settings that look at validation patients where the study draws none: they would do
+    nothing, at every site."""
+    if study.split.source == "manifest" or study.split.validation:
+        return
+    said = _settings(client)
+    idle = ["select_epoch"] * bool(said.get("select_epoch"))
+    if said.get("balance", "none") != "none" and said.get("balance_on") == "validation":
+        idle.append("balance")
+    if idle:
+        problems.append(f"{', '.join(idle)} without 'validation' in the study's split does nothing")
 
 
 def _settings(half: object) -> dict[str, Any]:

@@ -270,3 +270,13 @@ def test_values_that_a_job_calls_impossible_are_not_told_however_many() -> None:
         settings=SimpleNamespace(minimum_cell=11),
     )
     assert Desk._quarantined(opened) == {"quarantined.not_finite": 11.0}  # type: ignore[arg-type]
+
+
+def test_fifty_files_of_one_patient_are_one_patient_and_are_not_told() -> None:
+    of_one = [Entry("not_finite", "wsi", f"hash {i}", "p0") for i in range(50)]
+    of_many = [Entry("unreadable", "wsi", "hash", f"p{i}") for i in range(11)]
+    opened = SimpleNamespace(
+        patients=SimpleNamespace(quarantine=QuarantineReport((*of_one, *of_many), 100)),
+        settings=SimpleNamespace(minimum_cell=11),
+    )
+    assert Desk._quarantined(opened) == {"quarantined.unreadable": 11.0}  # type: ignore[arg-type]
