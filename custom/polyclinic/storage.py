@@ -23,8 +23,12 @@ from polyclinic.errors import CheckpointError
 from polyclinic.exchange import Tensors, TensorSpec
 
 
-def write_atomic(path: Path, content: bytes) -> str:
+def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> str:
     """Replace a file as a whole; returns the SHA-256 of the content in hex.
+
+    Args:
+        durable: wait until the disk has it. Without, a power cut may leave a file whose content
+            is not what was written, which its reader has to find out.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; the old file stands.
@@ -38,9 +42,11 @@ def write_atomic(path: Path, content: bytes) -> str:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         os.replace(name, path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(name)

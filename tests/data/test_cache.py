@@ -106,9 +106,43 @@ def test_a_torn_entry_is_made_again(tmp_path: Path, damage: bytes | None) -> Non
     (entry,) = entries(tmp_path / "cache")
     entry.write_bytes(entry.read_bytes()[:-1] if damage is None else damage)
 
+    # What a power cut tears is read by the next process.
+    cache = ArrayCache(tmp_path / "cache", RECIPE)
     np.testing.assert_array_equal(cache.get(path, make), array())
     assert make.calls == 2
     np.testing.assert_array_equal(np.load(entry), array())
+
+
+def test_an_entry_of_the_right_length_but_of_zeros_is_made_again(tmp_path: Path) -> None:
+    """What file systems leave where the disk got the length of a file but not its content."""
+    path, make = a_file(tmp_path), Maker(array(1.0))
+    ArrayCache(tmp_path / "cache", RECIPE).get(path, make)
+    (entry,) = entries(tmp_path / "cache")
+    content = entry.read_bytes()
+    for torn in (bytes(len(content)), content[:128] + bytes(len(content) - 128)):
+        entry.write_bytes(torn)
+        again = ArrayCache(tmp_path / "cache", RECIPE).get(path, make)
+        np.testing.assert_array_equal(again, array(1.0))
+        assert entry.read_bytes() == content
+    assert make.calls == 3
+
+
+def test_an_entry_cut_short_while_a_process_uses_it_is_made_again(tmp_path: Path) -> None:
+    path, make = a_file(tmp_path), Maker(array())
+    cache = ArrayCache(tmp_path / "cache", RECIPE)
+    cache.get(path, make)
+    (entry,) = entries(tmp_path / "cache")
+    entry.write_bytes(entry.read_bytes()[:140])
+    np.testing.assert_array_equal(cache.get(path, make), array())
+    assert make.calls == 2
+
+
+def test_nothing_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry can be made again at any time; only the key, once, cannot."""
+    cache, calls = ArrayCache(tmp_path / "cache", RECIPE), []
+    monkeypatch.setattr(os, "fsync", calls.append)
+    cache.get(a_file(tmp_path), Maker(array()))
+    assert calls == []
 
 
 def test_the_folder_may_be_deleted_while_a_column_holds_entries(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ Guarantees:
     * The name of an entry is a hash with a random key that lies in the folder, for its owner only:
       who has a list of file names but not the key cannot tell whose entry is there.
     * An entry is whole or absent, and a torn one is made again, whoever else writes at that time.
+      Nothing waits for the disk: each entry ends with a checksum, which is compared when a process
+      first reads it, so that what a power cut has torn is found.
     * The folder may be deleted at any time: what is missing is decoded again.
     * The last ``RESERVE`` bytes of a disk stay free.
 """
@@ -18,6 +20,7 @@ import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +40,7 @@ Make = Callable[[], Array]
 RESERVE = 1 << 30
 KEY_NAME = "key"
 KEY_BYTES = 32
+CHECKSUM_BYTES = 4
 # After a day a refused file is looked at again: a network drive may have had a bad hour.
 REFUSAL_SECONDS = 86_400
 LEFTOVER_SECONDS = 3_600
@@ -75,6 +79,7 @@ class ArrayCache:
     def __init__(self, folder: Path | None, recipe: Mapping[str, Any]) -> None:
         self.folder: Path | None = None
         self.key = b""
+        self._whole: set[str] = set()
         if folder is None:
             return
         told = json.dumps({"version": __version__, **recipe}, sort_keys=True)
@@ -117,7 +122,7 @@ class ArrayCache:
         """The array of an entry, made where it is absent or torn."""
         if not entry or self.folder is None:
             return make()
-        array = _mapped(self.folder / f"{entry}.npy")
+        array = self._found(entry)
         if array is not None:
             return array
         refusal = self.folder / f"{entry}.json"
@@ -126,14 +131,24 @@ class ArrayCache:
             made = make()
         except DataRejected as error:
             if error.file_hash:  # without a hash the file could not even be read: try again
-                content = {"reason": error.reason, "hash": error.file_hash}
-                self._write(refusal, json.dumps(content).encode())
+                told = {"reason": error.reason, "hash": error.file_hash}
+                self._write(refusal, json.dumps(told).encode())
             raise
         stream = io.BytesIO()
         np.save(stream, made, allow_pickle=False)
-        self._write(self.folder / f"{entry}.npy", stream.getvalue())
-        array = _mapped(self.folder / f"{entry}.npy")
+        content = stream.getvalue()
+        self._write(self.folder / f"{entry}.npy", content + _checksum(content))
+        array = self._found(entry)
         return made if array is None else array  # deleted again in this moment
+
+    def _found(self, entry: str) -> Array | None:
+        """An entry, memory-mapped; ``None`` when absent or torn."""
+        path = Path(self.folder or "") / f"{entry}.npy"
+        if entry not in self._whole:
+            if not _is_whole(path):
+                return None
+            self._whole.add(entry)
+        return _mapped(path)
 
     def _named(self, told: str) -> str:
         """A hash that only the owner of the key can make; 32 hex digits."""
@@ -154,7 +169,7 @@ class ArrayCache:
         if free - len(content) < RESERVE:
             raise _unusable(f"{free >> 20} MiB")
         try:
-            write_atomic(path, content)
+            write_atomic(path, content, durable=False)
         except CheckpointError as error:
             raise _unusable(error.got) from None
 
@@ -177,6 +192,20 @@ def _key(folder: Path) -> bytes:
             return key
         time.sleep(0.05)  # another process is just writing it
     raise _unusable("a damaged key in it")
+
+
+def _checksum(content: bytes | memoryview) -> bytes:
+    """Of what stands before it in an entry; ``np.load`` does not look that far."""
+    return zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "big")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an entry holds what was written."""
+    try:
+        content = memoryview(path.read_bytes())
+    except OSError:
+        return False
+    return content[-CHECKSUM_BYTES:] == _checksum(content[:-CHECKSUM_BYTES])
 
 
 def _mapped(path: Path) -> Array | None:
