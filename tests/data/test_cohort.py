@@ -296,6 +296,17 @@ def test_no_panel_holds_an_id_or_the_label_also_not_by_a_rule(hospital, column, 
         hospital.open()
 
 
+@pytest.mark.parametrize("column", ["patient_id", "film_id", "outcome"])
+def test_no_series_counts_its_hours_from_an_id_or_the_label(hospital, column) -> None:
+    hospital.films([2, 2])
+    panel = {"kind": "series", "features": ["x"], "recipe": {"hours": 4, "start": column}}
+    hospital.study_modalities = {"v": panel}
+    hospital.modalities = {"v": {"kind": "series", "table": "v.csv"}}
+    (hospital.root / "v.csv").write_text("film_id,hour,x\nf000-0,1,1\n")
+    with pytest.raises(StudyError, match="as features of"):
+        hospital.open()
+
+
 def test_the_column_of_records_is_another_than_that_of_patients(hospital) -> None:
     hospital.films([2])
     hospital.vector("v", {"f000-0": (1, 2, 3)})

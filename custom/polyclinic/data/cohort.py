@@ -93,13 +93,15 @@ def _require_features(source: CohortSource, study: Study) -> None:
     """Refuse a panel with the id of a patient or record, or with what is to be predicted.
 
     Raises:
-        StudyError: there is one, under its own name or as the column of a field's rule.
+        StudyError: there is one, under its own name, as the column of a field's rule or as the
+            moment from which a series counts.
     """
     refused = [(source.patient_column, "patient"), *((c, "label") for c in study.task.columns)]
     refused += [(source.record_column, "record")] if source.record_column else []
     for name, modality in study.modalities.items():
         read = {f for f in modality.features if f not in modality.fields}
         read |= {rule.column or f for f, rule in modality.fields.items()}
+        read.add(str(modality.recipe.get("start", "")))  # hours that count from it tell it, too
         for column, what in refused:
             if column in read or column in modality.features:
                 raise StudyError(
