@@ -223,6 +223,11 @@ def test_metadata_have_a_step_size_of_their_own() -> None:
     largest = {n: float(np.abs(update[n]).max()) for n in ("enc.cxr.out.bias", "head.fused.0.bias")}
     assert largest["enc.cxr.out.bias"] == pytest.approx(1e-3, rel=1e-2)
     assert largest["head.fused.0.bias"] == pytest.approx(1e-2, rel=1e-2)
+    # Both decay alike: in round 2 of 2 by (1 + cos(pi / 2)) / 2, a half.
+    half = client(lr=1e-3, metadata_lr=1e-2, decay_rounds=2).train(whole, state, {}, 2)
+    for name, whole_step in largest.items():
+        found = float(np.abs(half.update.tensors[name]).max())
+        assert found == pytest.approx(whole_step / 2, rel=1e-2)
 
 
 def test_the_policy_of_miles_may_set_the_encoders_step_sizes_of_joint_training() -> None:

@@ -43,6 +43,14 @@ def test_films_of_one_patient_are_one() -> None:
     assert prevalence(chosen) == {"train": {"a": "<2", "b": "<2"}}
 
 
+def test_unknown_is_a_patient_of_whom_no_film_has_the_label() -> None:
+    films = torch.tensor([[1, 1], [NAN, 1], [1, 1], [0, 1], [NAN, 1], [NAN, 1]])
+    owners = [0, 0, 0, 1, 2, 2]
+    found = prevalence(selection(films, TWO, owners, minimum_cell=1))
+    assert found["train"]["p"] == {"no": 1, "yes": 1, "unknown": 1}
+    assert found["train"]["q"] == {"no": "<1", "yes": "hidden"}
+
+
 def test_what_is_lacking_is_a_class_a_side_or_a_label() -> None:
     assert lacking(selection(LABELS, TWO)) == ["q (known of nobody)"]
     assert lacking(selection(LABELS[:3], TWO)) == ["p no", "q (known of nobody)"]
