@@ -65,7 +65,7 @@ def test_tiles_are_shared_out_to_threads_in_order(threads) -> None:
     given, before = extractor("random:0"), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        assert given.batch == 4 * threads
+        assert given.batch == 2 * threads
         found = given.features(tiles)
         assert torch.get_num_threads() == threads
     finally:

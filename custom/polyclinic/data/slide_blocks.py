@@ -33,8 +33,8 @@ Pixels = npt.NDArray[np.uint8]
 # OpenSlide's pixels of a box of a level: level, left, top, width, height.
 Reference = Callable[[int, int, int, int, int], Pixels]
 
-# Decoded blocks that are kept: 32 million pixels, two rows of blocks of a scan 50 mm wide.
-CACHE_BYTES = 96 << 20
+# Decoded blocks that are kept: 22 million pixels, so that two rows of a scan 12 mm wide fit.
+CACHE_BYTES = 64 << 20
 MAX_PAGES = 128
 # Numbers of TIFF: compressions and meanings of samples.
 PLAIN, JPEG, DEFLATE, APERIO_J2K_RGB = 1, 7, (8, 32946), 33005

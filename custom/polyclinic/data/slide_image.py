@@ -45,7 +45,7 @@ class SlideImage:
     """An open slide.
 
     Guarantees:
-    - What is held in memory does not grow with the slide: caches of 96 and 32 MiB (OpenSlide's),
+    - What is held in memory does not grow with the slide: caches of 64 and 32 MiB (OpenSlide's),
       plus what one ``read`` asks for.
     - ``read`` may be called from several threads at once.
     - Everything that OpenSlide raises on a damaged file becomes ``DataRejected``.

@@ -29,7 +29,7 @@ WIDTH = 256
 MEAN, SCALE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RANDOM = "random:"
 # Tiles that one thread embeds at once: more are no faster and take memory.
-TILES_A_THREAD = 4
+TILES_A_THREAD = 2
 STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
 
 
