@@ -125,3 +125,11 @@ def test_a_byte_that_is_no_text_never_makes_two_names_one() -> None:
     latin = b"p\xe41".decode("utf-8", "surrogateescape")  # as Python names a file "pä1" of Latin-1
     assert as_id(latin) not in ("p1", as_id(b"p\xf61".decode("utf-8", "surrogateescape")))
     as_id(latin).encode()
+
+
+def test_a_cell_of_a_hundred_thousand_accents_takes_no_minute() -> None:
+    cell = "a" + "\u0315\u0300" * 100_000
+    began = time.process_time()
+    assert as_id(cell) == cell
+    assert twin_key(cell) == cell
+    assert time.process_time() - began < 1.0

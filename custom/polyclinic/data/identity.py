@@ -11,6 +11,9 @@ _INVISIBLE = re.compile(
 )
 # One repetition for all digits: two side by side take time by the square of a cell's length.
 _WHOLE = re.compile(r"\+?([0-9]+)(?:\.0*)?")
+# No id is longer. Unicode sorts the accents of a letter in time by the square of their number:
+# 200 000 of them took a minute, and a cell may have 16 million.
+LONGEST = 4096
 # Control and format (zero-width, direction, soft hyphen) characters.
 _UNSEEN = frozenset({"Cc", "Cf"})
 
@@ -20,16 +23,16 @@ def as_id(value: object) -> str:
 
     Composed and decomposed letters, wide and narrow forms become the same (Unicode NFKC);
     characters that print nothing are dropped and white space is one blank. A byte of a file's name
-    that is no text is written out: dropped, it would make two people's names one.
+    that is no text is written out: dropped, it would make two people's names one. What is longer
+    than any id stays as it is.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    text = str(value).strip()
-    if text.isascii() and text.isprintable() and "  " not in text:
+    text = str(value).strip().encode("utf-8", "backslashreplace").decode()
+    if len(text) > LONGEST or (text.isascii() and text.isprintable() and "  " not in text):
         return text
-    text = text.encode("utf-8", "backslashreplace").decode()
     spaced = " ".join(_INVISIBLE.sub("", text).split())
     shown = "".join(c for c in spaced if unicodedata.category(c) not in _UNSEEN)
     # Twice: what was dropped may have stood between a letter and its accent, or at an edge.
@@ -41,4 +44,5 @@ def twin_key(pseudonym: str) -> str:
     whole = _WHOLE.fullmatch(pseudonym)
     if whole:
         return whole.group(1).lstrip("0") or "0"
-    return unicodedata.normalize("NFKC", pseudonym.casefold())
+    folded = pseudonym.casefold()
+    return folded if len(folded) > LONGEST else unicodedata.normalize("NFKC", folded)
