@@ -9,7 +9,7 @@ r"""Films joined with metadata against its rivals as more and more patients lack
 
 Every method is trained on the patients as they are, once a repeat (another split, other starts);
 then the same test patients are scored with metadata hidden from 0, 25, 50, 75 and 100 % of them.
-Every --rounds above a method's own number is cut to that.
+More rounds than a method itself says are not run.
 One line for each label, site and method: mean AUROC over repeats at each rate, with its 95 %
 bootstrap interval over repeats. Repeats share patients, so the intervals speak of splits and
 starts, not of new hospitals.
