@@ -3,7 +3,7 @@ import json
 import pytest
 
 from polyclinic.data.check import check_cohort
-from polyclinic.errors import SiteError
+from polyclinic.errors import DataError, SiteError
 
 
 def report_of(hospital, **more):
@@ -192,3 +192,42 @@ def test_a_label_that_nobody_knows_is_told_and_accepted(hospital) -> None:
         "pneumonia": {"no": "<11", "yes": "<11", "unknown": 44},
         "view_ap": {"no": 22, "yes": 22},
     }
+
+
+def test_a_modality_whose_ids_are_written_otherwise_fails_and_is_not_trained_without(
+    hospital,
+) -> None:
+    ids = sound(hospital)
+    hospital.vector("labs", {p.upper(): (i, i % 7, 1.5) for i, p in enumerate(ids)})
+    report = report_of(hospital)
+    ((level, name, message),) = [m for m in messages(report, "join") if m[1] == "labs"]
+    assert (level, name, report.ok) == ("failed", "labs", False)
+    assert message == (
+        "0 of 40 patients carry it; 40 row(s) or file(s) of patients outside the manifest; 40 of "
+        "their ids would match one of the manifest's if case and leading zeros did not count"
+    )
+    assert ids[0].upper() not in message
+    with pytest.raises(DataError, match="'labs'"):
+        hospital.open()
+
+
+def test_a_modality_for_evaluation_only_may_be_empty(hospital) -> None:
+    sound(hospital)
+    hospital.vector("labs", {"x": (1, 2, 3)}, evaluation_only=True)
+    report = report_of(hospital)
+    assert report.ok
+    assert [m[:2] for m in messages(report, "join")] == [("warning", "labs")]
+    assert hospital.open().size("train")
+
+
+def test_patients_whose_manifest_row_was_set_aside_are_not_outside(hospital) -> None:
+    ids = hospital.patients(40)
+    rows = {p: (i, i % 7, i % 3) for i, p in enumerate(ids)}
+    hospital.vector("v", rows | {"x": (1, 2, 3)})
+    hospital.manifest([(p, "perhaps" if i < 3 else "no") for i, p in enumerate(ids)])
+    ((level, _, message),) = messages(report_of(hospital), "join")
+    assert level == "warning"
+    assert message == (
+        "1 row(s) or file(s) of patients outside the manifest; 3 row(s) or file(s) of patients "
+        "whose row of the manifest was set aside (see quarantine)"
+    )

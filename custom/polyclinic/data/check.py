@@ -13,6 +13,7 @@ from polyclinic.data.labels import most_rows
 from polyclinic.data.manifest import Manifest, read_manifest
 from polyclinic.data.prevalence import lacking, prevalence, worded
 from polyclinic.data.quarantine import REASONS, QuarantineReport
+from polyclinic.data.strangers import Strangers
 from polyclinic.data.vector import VectorColumn
 from polyclinic.errors import DataError
 from polyclinic.settings import SiteSettings
@@ -89,7 +90,8 @@ def check_cohort(
     several = f", records of {manifest.people} patients" if source.record_column else ""
     findings = [Finding("readability", "ok", f"manifest of {manifest.rows} rows{several}")]
     readings: dict[str, Reading] = {}
-    for request in (replace(r, tick=tick) for r in asked):
+    strangers = {r.name: Strangers(manifest) for r in asked}
+    for request in (replace(r, tick=tick, stranger=strangers[r.name].add) for r in asked):
         try:
             readings[request.name] = kind_reader(request.modality.kind).read(request)
         except DataError as error:
@@ -98,6 +100,7 @@ def check_cohort(
     for request in asked:
         if request.name in readings:
             findings += _modality(request, readings[request.name], rows)
+            findings += _join(request, readings[request.name], strangers[request.name])
     records = assemble(manifest, readings)
     findings += [*_identity(manifest, readings), _quarantine(records.report, settings)]
     facts: dict[str, Any] = {"quarantine": dict(records.report.counts)}
@@ -132,11 +135,21 @@ def _modality(request: Request, reading: Reading, minimum: int) -> Iterable[Find
         yield Finding(
             "values", "warning", f"taken as absent: {told}", name, "look at the table's cells"
         )
-    if reading.outside:
-        message = f"{reading.outside} row(s) or file(s) of patients outside the manifest"
-        yield Finding("join", "warning", message, name, "check the ids of the manifest")
     for note in reading.notes:
         yield Finding("content", "warning", note, name)
+
+
+def _join(request: Request, reading: Reading, strangers: Strangers) -> Iterable[Finding]:
+    """Whether the ids of one modality are those of the manifest; counts only."""
+    told, remedy = strangers.told, strangers.remedy
+    patients = len(request.ids)
+    if patients and not reading.column.present.any():
+        level: Level = "warning" if request.source.evaluation_only else "failed"
+        message = "; ".join([f"0 of {patients} patients carry it", *told])
+        other = "see the quarantine list, or take the modality out of polyclinic.yaml"
+        yield Finding("join", level, message, request.name, remedy or other)
+    elif told:
+        yield Finding("join", "warning", "; ".join(told), request.name, remedy)
 
 
 def _panel(panel: tuple[str, ...], missing: tuple[str, ...], name: str) -> Finding:

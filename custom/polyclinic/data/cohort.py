@@ -37,6 +37,22 @@ class Records:
     readings: Mapping[str, Reading]
     report: QuarantineReport
 
+    def require_carried(self, held: Sequence[str]) -> None:
+        """Refuse a modality that the site holds and no patient carries.
+
+        Raises:
+            DataError: naming it; 'polyclinic data check' tells whose ids do not match.
+        """
+        for name in held:
+            reading = self.readings.get(name)
+            if self.manifest.patients and reading and not reading.column.present.any():
+                raise DataError(
+                    expected=f"patients of the manifest that carry modality '{name}'",
+                    got="none",
+                    remedy="run 'polyclinic data check' at this site, which compares the ids; or "
+                    "take the modality out of polyclinic.yaml",
+                )
+
     def require_distinct(self) -> None:
         """Refuse a cohort in which a patient stands twice.
 
@@ -240,12 +256,14 @@ def open_cohort(settings: SiteSettings, study: Study) -> Cohort:
         SiteError: no such cohort here.
         StudyError: the study reads the patient column as label or feature.
         DataError: a table is refused, a patient stands twice, the site and the study disagree,
-            or more patients are quarantined than the site allows.
+            more patients are quarantined than the site allows, or none carries a modality that the
+            site holds.
     """
     records = read_records(settings, study)
     records.report.write(Path(settings.storage) / "quarantine" / f"{study.name}.csv")
     records.require_distinct()
     records.report.require(settings.max_loss_fraction)
+    records.require_carried(settings.cohort(study.name).held)
     cohort = cohort_of(settings, records, study)
     if not cohort.size("train"):
         raise DataError(

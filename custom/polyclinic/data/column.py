@@ -76,6 +76,7 @@ class Request:
         cache: folder for decoded files; ``None`` decodes anew each time.
         tick: called with a number of patients that were read, for a progress bar.
         manifest: of the cohort, for kinds that need a column of it.
+        stranger: called with the id of each row or file of a patient that is not in ``ids``.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Request:
     cache: Path | None = None
     tick: Callable[[int], None] = field(default=lambda patients: None, repr=False)
     manifest: str = "manifest.csv"
+    stranger: Callable[[str], None] = field(default=lambda pseudonym: None, repr=False)
 
 
 @dataclass(frozen=True)

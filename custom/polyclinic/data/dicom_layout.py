@@ -42,6 +42,8 @@ def series_files(request: Request) -> VolumeFiles:
     for path in files_in(folder, DICOM_SUFFIXES).values():
         pseudonym = as_id(path.relative_to(folder).parts[0])
         if pseudonym not in known:
+            if pseudonym not in outside:
+                request.stranger(pseudonym)
             outside.add(pseudonym)
         elif leads_out(path, folder):
             entries.append(Entry("unsafe_name", request.name, "a link", patient=pseudonym))

@@ -148,6 +148,8 @@ def by_rows(
         seen.add(name)
         duplicates += repeated
         outside += foreign
+        if foreign:
+            request.stranger(row.pseudonym)
         if repeated or foreign:
             continue
         path = found.get(name, folder / row.file)
@@ -219,4 +221,5 @@ def _by_name(
             files.setdefault(pseudonym, []).append(PatientFile(path, bare if rest else ""))
         else:
             outside += 1
+            request.stranger(pseudonym)
     return FileTable({p: tuple(f) for p, f in files.items()}, outside=outside)

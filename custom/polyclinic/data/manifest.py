@@ -64,6 +64,7 @@ class Manifest:
         people: patients that were looked at; a row without an id counts as one.
         twins: ids that differ from another only in case, or as numbers only in their writing.
         drawn: whether the study draws the split, which may part twins.
+        aside: ids of patients, or of records, whose row was set aside; never printed nor sent.
     """
 
     patients: tuple[Patient, ...]
@@ -74,6 +75,7 @@ class Manifest:
     people: int = 0
     twins: int = 0
     drawn: bool = False
+    aside: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
     def owners(self) -> Tensor:
@@ -184,6 +186,7 @@ def _assemble(
         people=len(read.seen) + nameless if source.record_column else count,
         twins=len(read.seen) - len(read.splits),
         drawn=study.split.source == "random",
+        aside=frozenset(read.keys - set(read.kept)),
     )
 
 

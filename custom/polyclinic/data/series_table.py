@@ -99,6 +99,7 @@ class _Gathered:
         for row in np.flatnonzero(patients < 0).tolist():
             if chunk.ids[row]:
                 self.outside += 1
+                self.request.stranger(chunk.ids[row])
             else:
                 self._list("no_patient_id", chunk.lines[row])
         times = self.clock.read(chunk, patients)

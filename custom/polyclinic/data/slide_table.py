@@ -52,6 +52,8 @@ def read_slide_table(request: Request, folder: Path) -> SlideTable:
     if path is None:
         named = {i: (present[i],) for i in request.ids if i in present}
         same = len(found) - len(present)
+        for name in sorted(set(present) - set(named)):
+            request.stranger(name)
         return SlideTable(named, duplicates=same, outside=len(present) - len(named))
     pairs, entries = _pairs(path, request)
     known, listed = set(request.ids), set[str]()
@@ -59,7 +61,9 @@ def read_slide_table(request: Request, folder: Path) -> SlideTable:
     duplicates = outside = 0
     for pseudonym, slide in sorted(pairs):
         duplicates += slide in listed
-        outside += pseudonym not in known
+        if pseudonym not in known:
+            outside += 1
+            request.stranger(pseudonym)
         if slide not in listed and pseudonym in known:
             place = present.get(slide, folder / f"{slide}.h5")
             files[pseudonym] = (*files.get(pseudonym, ()), place)

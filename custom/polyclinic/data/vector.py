@@ -214,6 +214,7 @@ def joined(table: ValueTable, request: Request) -> Joined:
             places[order[pseudonym]] = i
         else:
             outside += 1
+            request.stranger(pseudonym)
         seen.add(pseudonym)
     return Joined(places, tuple(entries), duplicates, outside)
 
