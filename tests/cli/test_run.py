@@ -57,11 +57,39 @@ def test_an_empty_ledger_is_refused(tmp_path):
     assert main.run(["run", "report", str(tmp_path), "-o", str(tmp_path / "p.html")]) == 4
 
 
-@pytest.mark.parametrize("content", ["[]", "{", ""])
+@pytest.mark.parametrize("content", ["[]", "{", "", "{}", '{"settings": []}'])
 def test_a_comparison_that_is_none_is_refused(run, tmp_path, content):
     (tmp_path / "c.json").write_text(content)
     argv = ["run", "report", str(run), "--compare", str(tmp_path / "c.json")]
     assert main.run([*argv, "-o", str(tmp_path / "p.html")]) == 4
+
+
+def compared(study, fingerprint):
+    return {"records": [], "settings": {"study": study, "methods": {"m": {"study": fingerprint}}}}
+
+
+@pytest.mark.parametrize(
+    ("known", "study", "fingerprint", "status"),
+    [
+        (True, "lungs", "of an adapted study", 0),
+        (True, "hearts", "ab", 4),
+        (False, "lungs", "ab", 0),  # the fingerprint of the fixture's ledger
+        (False, "lungs", "cd", 4),
+    ],
+)
+def test_a_comparison_of_another_study_is_refused(
+    run, tmp_path, capsys, known, study, fingerprint, status
+):
+    if known:
+        place = run / "workspace" / "polyclinic" / "study.json"
+        place.write_text(json.dumps({"name": "lungs", "task": {"label": "y"}}))
+    (tmp_path / "c.json").write_text(json.dumps(compared(study, fingerprint)))
+    argv = ["run", "report", str(run), "--compare", str(tmp_path / "c.json")]
+    assert main.run([*argv, "-o", str(tmp_path / "p.html")]) == status
+    assert (tmp_path / "p.html").exists() == (status == 0)
+    assert ("a comparison of the run's study" in " ".join(capsys.readouterr().err.split())) == (
+        status == 4
+    )
 
 
 def test_the_resume_job_continues_after_the_last_round(tmp_path, capsys):

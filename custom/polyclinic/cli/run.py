@@ -1,5 +1,6 @@
 """``polyclinic run``: what came of a run, from its ledger."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,10 +41,11 @@ def report(
                 got=f"{len(records)} record(s) without it",
                 remedy="point at the ledger of a run that has begun",
             )
-        comparison = _json(compare) if compare else None
+        study = _study(ledger)
+        comparison = _comparison(compare, records, study) if compare else None
         page = render(
             records,
-            study=_study(ledger),
+            study=study,
             comparison=comparison,
             job=_job_name(ledger),
             methods=_methods() if comparison else None,
@@ -109,6 +111,34 @@ def _study(ledger: Path) -> dict[str, Any]:
     for folder in ledger.parents[:4]:
         near += sorted(folder.glob("app*/config/study.json"))  # FLARE names it app_server
     return next((_json(path) for path in near if path.is_file()), {})
+
+
+def _comparison(
+    path: Path, records: Sequence[Mapping[str, Any]], study: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What ``polyclinic compare --json`` wrote, of the run's study.
+
+    By the study's name; a run without its ``study.json`` is told by the fingerprint in its ledger.
+
+    Raises:
+        StudyError: it is of another study, or says of none.
+    """
+    content = _json(path)
+    settings = content.get("settings")
+    said: dict[str, Any] = settings if isinstance(settings, dict) else {}
+    name, methods = said.get("study"), said.get("methods")
+    start = next(r for r in records if r.get("kind") == "start")
+    prints = [m.get("study") for m in methods.values()] if isinstance(methods, dict) else []
+    same = name == study.get("name") if study else start.get("study") in prints
+    if not name or not same:
+        raise StudyError(
+            expected="a comparison of the run's study"
+            + (f" '{study.get('name')}'" if study else ""),
+            got=f"one of '{name}'" if name else "a file that names no study",
+            remedy="name the file that 'polyclinic compare --json' wrote for this study"
+            + ("" if study else ", or put the run's study.json beside its ledger"),
+        )
+    return content
 
 
 def _job_name(ledger: Path) -> str:
