@@ -140,6 +140,17 @@ def test_it_reads_well_for_a_person(folder: Path, capsys: pytest.CaptureFixture[
     assert "KANARI" not in captured.out + captured.err
 
 
+def test_a_table_that_does_not_join_is_told_with_exit_1(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hours = (folder / "hours.csv").read_text()
+    (folder / "hours.csv").write_text(hours.replace("KANARI-", "kanari/"))
+    assert run(argv(folder)) == 1
+    told = capsys.readouterr().out
+    assert "labs: 8 of 8 patients of the labels.\n" in told
+    assert "ward: 0 of 8 patients of the labels; no id of it is one of the labels'." in told
+
+
 def test_a_second_run_says_that_nothing_is_new(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

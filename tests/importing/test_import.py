@@ -547,3 +547,29 @@ def test_people_fold_only_when_asked() -> None:
 def test_an_import_without_patients_is_not_as_planned() -> None:
     assert not Imported().ok(plan())
     assert re.fullmatch(r"[a-z]+", plan().cohort)
+
+
+def test_a_table_that_reaches_no_patient_of_the_labels_is_told(
+    folder: Path, tmp_path: Path
+) -> None:
+    out, said = tmp_path / "site", plan()
+    result = import_folder(folder, out, said)
+    everybody = len(IDS)
+    assert result.reached == {
+        "labs": everybody, "film": everybody, "picture": everybody, "scan": everybody
+    }  # fmt: skip
+    # One patient is no longer in the labels, and the laboratory writes every id otherwise.
+    write_csv(folder / "labels.csv", ("PATNR", "DIAG"), [(p, "ill") for p in IDS[1:]])
+    text = (folder / "labs.csv").read_text()
+    (folder / "labs.csv").write_text(text.replace("KANARI-", "LAB-"))
+    result = import_folder(folder, out, said)
+    others = everybody - 1
+    assert result.reached == {"labs": 0, "film": others, "picture": others, "scan": others}
+    without = plan(modalities={n: m for n, m in dumped(said).items() if n != "labs"})
+    assert not result.ok(said)
+    assert import_folder(folder, tmp_path / "other", without).ok(without)
+
+
+def dumped(said: ImportPlan) -> dict[str, Any]:
+    """The modalities of a plan as YAML would say them."""
+    return {n: m.model_dump(exclude_defaults=True) for n, m in said.modalities.items()}

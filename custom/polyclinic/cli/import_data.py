@@ -116,6 +116,7 @@ def _told(result: "Imported", plan: "ImportPlan") -> dict[str, Any]:
         "lost": round(result.lost, 6),
         "max_loss_fraction": plan.max_loss_fraction,
         "ids_alike": result.twins,
+        "reached": dict(result.reached),
         "files": files,
         "tables": tables,
     }
@@ -153,6 +154,11 @@ def _remarks(data: Mapping[str, Any]) -> list[str]:
         f"Column '{column}' of {name}: {n} cells that do not fit the others are blank now."
         for name, t in data["tables"].items()
         for column, n in t["cells_blanked"].items()
+    ]
+    lines += [
+        f"{name}: {n} of {data['patients']} patients of the labels"
+        + ("." if n else "; no id of it is one of the labels'.")
+        for name, n in data["reached"].items()
     ]
     if data["ids_alike"]:
         lines.append(

@@ -31,12 +31,14 @@ class Imported:
 
     Attributes:
         twins: pseudonyms beyond the first of ids that differ only in case or leading zeros.
+        reached: by modality, the patients of the labels for whom it has a row or file.
     """
 
     files: dict[str, Copied] = field(default_factory=dict)
     tables: dict[str, Sheet] = field(default_factory=dict)
     patients: int = 0
     twins: int = 0
+    reached: dict[str, int] = field(default_factory=dict)
 
     @property
     def entries(self) -> list[Entry]:
@@ -53,13 +55,15 @@ class Imported:
     def ok(self, plan: ImportPlan) -> bool:
         """Whether all went as the plan says: losses within bounds, no column or modality missing.
 
-        An import without a single patient is never as planned.
+        An import without a single patient, or with a modality that reaches none, is never as
+        planned.
         """
         dropped = any(s.dropped for s in self.tables.values())
         empty = any(c.seen == len(c.entries) for c in self.files.values())
         within = self.lost <= plan.max_loss_fraction
         told_apart = plan.twins != "refuse" or not self.twins
-        return within and told_apart and not dropped and not empty and self.patients > 0
+        reaches = self.patients > 0 and all(self.reached.values())
+        return within and told_apart and not dropped and not empty and reaches
 
 
 def import_folder(
@@ -111,7 +115,10 @@ def _import_tables(
         result.tables[name] = sheet
         path = out / MANIFEST if name == "labels" else out / "tables" / f"{name}.csv"
         write_atomic(path, sheet.content)
-    result.patients = len(result.tables["labels"].patients)
+    labelled = result.tables["labels"].patients
+    result.patients = len(labelled)
+    for name in rules.keys() - {"labels"}:
+        result.reached[name] = len(labelled & result.tables[name].patients)
 
 
 def _import_files(
@@ -137,8 +144,10 @@ def _import_files(
                 remove_leftovers(inner)
             task = Task(name, rule, root, out, people, journal)
             result.files[name] = copy_files(task, files, advance)
+            lines = [ln for ln in journal.lines.values() if ln.modality == name]
+            labelled = result.tables["labels"].patients
+            result.reached[name] = len(labelled & {ln.patient for ln in lines})
             if not is_series(rule):
-                lines = [ln for ln in journal.lines.values() if ln.modality == name]
                 _write_rows(place / "files.csv", plan.patient_column, rule, lines)
     finally:
         journal.close()
