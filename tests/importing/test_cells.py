@@ -32,6 +32,8 @@ def test_a_word_among_numbers_becomes_blank_and_is_counted(cell: str) -> None:
     [
         ([f"name {n}" for n in range(12)], "free text"),
         (["a code that is much too long for a code"] * 12, "free text"),
+        (["seen by Dr. Meyer on 0.0"] * 12, "free text"),
+        (["no acute finding", "acute"] * 6 + ["ask for Kanari"], "free text"),
         (["2020-01-31"] * 12, "dates"),
         (["31.01.2020 08:00"] * 12, "dates"),
         ([f"202001{n + 10}" for n in range(12)], "dates"),
@@ -42,7 +44,7 @@ def test_a_word_among_numbers_becomes_blank_and_is_counted(cell: str) -> None:
     ],
 )
 def test_names_remarks_dates_and_ids_are_dropped(cells: list[str], why: str) -> None:
-    assert kept_column(cells, IDS) == ([], why, 0)
+    assert kept_column(cells, [*IDS, "id12"][: len(cells)]) == ([], why, 0)
 
 
 def test_a_column_of_numbers_that_are_the_ids_is_dropped() -> None:
@@ -59,6 +61,14 @@ def test_b14_no_cell_begins_like_a_formula() -> None:
     cells = ["ill", "well"] * 4 + ["=a", "+a", "-a", "@a"]
     kept = kept_column(cells, IDS)[0]
     assert not any(c.startswith(("=", "+", "-", "@", "\t")) for c in kept)
+
+
+def test_a_remark_among_codes_becomes_blank_however_often_it_repeats() -> None:
+    cells = ["pleural effusion", "normal"] * 4 + ["seen by Dr. Meyer"] * 4
+    assert kept_column(cells, IDS) == (["pleural effusion", "normal"] * 4 + [""] * 4, "", 4)
+    # Unless the plan lists it as a code.
+    listed = ("pleural effusion", "normal", "seen by Dr. Meyer")
+    assert coded(cells, listed) == (cells, "", 0)
 
 
 def test_listed_codes_and_their_combinations_are_kept_whatever_they_look_like() -> None:

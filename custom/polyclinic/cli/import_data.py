@@ -147,6 +147,7 @@ def _remarks(data: Mapping[str, Any]) -> list[str]:
     """What a data manager should look at."""
     lines = [
         f"Column '{column}' of {name} was not taken over: it looks like {why}."
+        + (" If these are codes, list them in the plan's 'codes'." if why == "free text" else "")
         for name, t in data["tables"].items()
         for column, why in t["columns_dropped"].items()
     ]

@@ -9,6 +9,8 @@ OLDEST = 90
 OLDEST_EVER = 125
 MAX_CODES = 50
 MAX_CODE_LENGTH = 32
+# A cell of more is a remark, however often it repeats.
+MAX_WORDS = 2
 # A column counts as numbers when at least this share of its cells are.
 NUMERIC_SHARE = 0.8
 _PARTED = re.compile("[|;,]")
@@ -49,11 +51,17 @@ def kept_column(cells: Sequence[str], ids: Sequence[str]) -> tuple[list[str], st
     codes = set(said)
     # Codes repeat; names, remarks and numbers of cases do not.
     few = len(codes) <= min(MAX_CODES, max(2, len(said) // 2))
-    if not few or any(len(c) > MAX_CODE_LENGTH for c in codes):
+    remarks = sum(map(_is_remark, said))
+    if not few or any(len(c) > MAX_CODE_LENGTH for c in codes) or 2 * remarks > len(said):
         return [], "free text", 0
     known = set(ids)
-    fits = [c not in known and not _DATE.fullmatch(c) and c[:1] not in _FORMULA for c in cells]
-    return _fitting(cells, fits)
+    unfit = (_is_remark, _DATE.fullmatch, lambda c: c in known, lambda c: c[:1] in _FORMULA)
+    return _fitting(cells, [not any(test(c) for test in unfit) for c in cells])
+
+
+def _is_remark(cell: str) -> bool:
+    """Whether a cell is a sentence rather than a code: more than two words."""
+    return len(cell.split()) > MAX_WORDS
 
 
 def _are_numbers_of_cases(said: Sequence[str]) -> bool:
