@@ -3,6 +3,7 @@
 import csv
 import errno
 import gzip
+import hashlib
 import os
 import re
 import stat
@@ -573,3 +574,27 @@ def test_a_table_that_reaches_no_patient_of_the_labels_is_told(
 def dumped(said: ImportPlan) -> dict[str, Any]:
     """The modalities of a plan as YAML would say them."""
     return {n: m.model_dump(exclude_defaults=True) for n, m in said.modalities.items()}
+
+
+def test_several_files_of_one_sequence_are_all_set_aside(folder: Path, tmp_path: Path) -> None:
+    # The pattern of t1 is found in both names, and nothing says which file is meant.
+    first = folder / "scans" / IDS[0] / f"{IDS[0]}_T1.nii.gz"
+    write_scan(first.with_name(f"{IDS[0]}_POST_T1.nii.gz"), IDS[0])
+    out, said = tmp_path / "site", plan()
+    result = import_folder(folder, out, said)
+    scans, others = result.files["scan"], len(IDS) - 1
+    assert (scans.seen, scans.new) == (others + 2, others)
+    assert scans.refused == {"ambiguous_series": 2}
+    both = {hashlib.sha256(p.read_bytes()).hexdigest()[:12] for p in first.parent.glob("*T1.nii*")}
+    assert {e.reference for e in scans.entries} == both
+    assert result.reached["scan"] == others
+    assert not result.ok(said)
+    with (out / "scan" / "files.csv").open(newline="") as stream:
+        listed = {row["file"] for row in csv.DictReader(stream)}
+    assert listed == {p.name for p in (out / "scan").glob("*.nii.gz")}
+    assert len(listed) == others
+    # It is told again, and mended by taking one of them away.
+    assert import_folder(folder, out, said).files["scan"].refused == {"ambiguous_series": 2}
+    first.unlink()
+    scans = import_folder(folder, out, said).files["scan"]
+    assert (scans.seen, scans.new, scans.refused) == (others + 1, 1, {})

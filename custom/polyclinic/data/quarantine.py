@@ -49,7 +49,7 @@ REASONS: dict[str, str] = {
     "wrong_dimensions": "the volume does not have three dimensions",
     "different_grids": "the sequences of a patient do not lie on grids that can be joined",
     "missing_slices": "slices of the series are missing or repeat",
-    "ambiguous_series": "several series answer to the name of one sequence",
+    "ambiguous_series": "several series or files answer to the name of one sequence",
     "unsupported_slide": "the slide is of no format that is read by tiles",
     "no_mpp": "the slide does not say how large its pixels are",
     "no_tissue": "no tissue was found on the slide",

@@ -14,12 +14,12 @@ from pydicom.uid import UID
 
 from polyclinic.data.dicom import MAX_FILE_BYTES, header_text, read_header
 from polyclinic.data.flaw import Flaw, guarded
-from polyclinic.data.quarantine import Entry
+from polyclinic.data.quarantine import Entry, file_hash
 from polyclinic.errors import DataRejected, SiteError
 from polyclinic.importing.codestream import clean_jpeg, clean_png
 from polyclinic.importing.dicom_file import clean_dicom
 from polyclinic.importing.folder import Found, content_of, matcher, opened, whole
-from polyclinic.importing.journal import Journal, Line
+from polyclinic.importing.journal import Journal, Line, ambiguous
 from polyclinic.importing.nifti_file import clean_nifti
 from polyclinic.importing.owners import Owners, id_of, read_owners
 from polyclinic.importing.people import People
@@ -80,7 +80,7 @@ def copy_files(task: Task, files: list[Found], advance: Callable[[int], None]) -
         DataError: the table that says whose the files are cannot be read.
         CheckpointError: the disk is full or cannot be written.
     """
-    result, seen = Copied(), set[str]()
+    result, originals, fresh = Copied(), dict[str, Path](), set[str]()
     owners = read_owners(task.root, task.name, task.rule)
     pattern = matcher(task.rule.files)
     for found in files:
@@ -91,15 +91,20 @@ def copy_files(task: Task, files: list[Found], advance: Callable[[int], None]) -
         if known is not None:
             result.seen += 1
             task.people.twins.setdefault(known.patient, known.twin)
-            seen.add(known.file)
-        else:
-            line = _attempt(task, found, source, owners, result)
-            seen |= {line.file} if line else set()
+            originals[known.file] = found.path
+        elif line := _attempt(task, found, source, owners, result):
+            originals[line.file] = found.path
+            fresh.add(line.file)
         advance(1)
+    for line in ambiguous([task.journal.lines[f] for f in sorted(originals)]):
+        task.journal.drop(line)
+        result.new -= line.file in fresh
+        reference = file_hash(originals[line.file])
+        result.entries.append(Entry("ambiguous_series", task.name, reference, line.patient))
     for line in [ln for ln in task.journal.lines.values() if ln.modality == task.name]:
         if line.rules != task.rules:
             task.journal.drop(line)
-        elif line.file not in seen:
+        elif line.file not in originals:
             result.gone += 1
             task.people.twins.setdefault(line.patient, line.twin)
     return result

@@ -7,6 +7,7 @@ over, and its file is imported again.
 import contextlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -67,6 +68,18 @@ class Journal:
         with contextlib.suppress(OSError):
             os.fsync(self._stream.fileno())
         self._stream.close()
+
+
+def ambiguous(lines: Iterable[Line]) -> list[Line]:
+    """NIfTI files of which a patient, or record, has several for one sequence: none says which.
+
+    Slices of DICOM are many by nature; the reader tells their series apart.
+    """
+    same: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        if line.sequence and line.file.endswith((".nii", ".nii.gz")):
+            same.setdefault((line.record or line.patient, line.sequence), []).append(line)
+    return [line for found in same.values() if len(found) > 1 for line in found]
 
 
 def _read(path: Path) -> list[Line]:
