@@ -92,9 +92,10 @@ def test_f20_an_update_that_is_no_message_costs_its_site_only(
     assert is_everywhere(workshop, run, 3)
 
 
-def test_an_event_or_a_task_that_one_site_sends_reaches_nobody(
+def test_a_job_survives_an_event_and_a_task_that_one_site_sends(
     workshop: Federation, tmp_path: Path
 ) -> None:
+    # That nobody acts on either is shown by tests/flare/test_endurance.py.
     does = {"1": "event", "2": "task"}
     job = write_counting_job(tmp_path / "job", 4, {"site-3": does}, round_deadline=20)
     run = workshop.submit(job)
