@@ -42,6 +42,19 @@ def test_a_job_is_shown_by_name_folder_or_archive(tmp_path, capsys):
         assert (code, answer["data"]["faults"]) == (0, [])
 
 
+def test_the_size_of_films_and_volumes_is_shown(capsys):
+    code, answer = told(capsys, "show", "fedmm_plus_five_kinds", "--jobs", str(JOBS))
+    study = json.loads((JOBS / "fedmm_plus_five_kinds/app/config/study.json").read_text())
+    sizes = {m["name"]: m["size"] for m in answer["data"]["job"]["modalities"]}
+    assert code == 0
+    shown = set()
+    for name, modality in study["modalities"].items():
+        if modality["kind"] in ("image", "volume"):
+            shown.add(modality["kind"])
+            assert " x ".join(map(str, modality["recipe"]["size"])) in sizes[name]
+    assert shown == {"image", "volume"}
+
+
 @pytest.fixture
 def spoiled(tmp_path):
     job = tmp_path / "fedmm_demo"

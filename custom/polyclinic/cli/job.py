@@ -1,5 +1,6 @@
 """``polyclinic job``: which jobs there are, what one says, whether it may be submitted."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +46,9 @@ def show(
     with output.guarded(format):
         place = _find(job, jobs)
         faults = check_archive(place) if place.is_file() else check_job(place)
-        summary = _summary(place) if place.is_dir() and not faults else {"name": place.stem}
+        summary: dict[str, Any] = {"name": place.stem}
+        if place.is_dir() and not faults:
+            summary = _summary(place) | {"modalities": _modalities(place)}
         told = [{"where": f.where, "what": f.what, "remedy": f.remedy} for f in faults]
         output.emit(
             {"job": summary, "faults": told},
@@ -132,6 +135,29 @@ def _summary(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def _modalities(folder: Path) -> list[dict[str, Any]]:
+    """The modalities of a sound job, with the size of one patient's input in words."""
+    # They import torch; listing does not.
+    from polyclinic.data.image import recipe_of as image_recipe
+    from polyclinic.data.volume_recipe import recipe_of as volume_recipe
+
+    told = []
+    for name, modality in sorted(load_study(folder / "app" / "config").modalities.items()):
+        size = str(modality.width)
+        if modality.kind == "image":
+            size = f"{_product(image_recipe(name, modality).size)} pixels"
+        elif modality.kind == "volume":
+            voxels = _product(volume_recipe(name, modality).size)
+            size = f"{modality.width} sequence(s) of {voxels} voxels"
+        told.append({"name": name, "kind": modality.kind, "width": modality.width, "size": size})
+    return told
+
+
+def _product(edges: Sequence[int]) -> str:
+    """Edges in words, as 224 x 224."""
+    return " x ".join(map(str, edges))
+
+
 def _text(value: Any) -> object:
     if isinstance(value, list):
         return " ".join(m["name"] for m in value)
@@ -141,7 +167,7 @@ def _text(value: Any) -> object:
 def _print_job(summary: dict[str, Any], faults: list[dict[str, str]]) -> None:
     rows = [[key, _text(value)] for key, value in summary.items() if key != "modalities"]
     for modality in summary.get("modalities", []):
-        rows.append([modality["name"], f"{modality['kind']} of {modality['width']}"])
+        rows.append([modality["name"], f"{modality['kind']} of {modality['size']}"])
     output.table("", ["job", ""], rows)
     if faults:
         fault_rows = [[f["where"], f["what"], f["remedy"]] for f in faults]
