@@ -55,6 +55,32 @@ def test_the_report_for_people_names_the_extractor(capsys, scans) -> None:
     assert "features by resnet34-layer3-random0, tiles of 112 micrometres" in out
 
 
+def test_a_line_that_polyclinic_yaml_has_is_not_asked_for_again(capsys, scans) -> None:
+    site = scans.parent / "site"
+    command = ["data", "import", "slides", str(scans), str(site), *OPTIONS]
+    assert run(command) == 0
+    printed = capsys.readouterr().out
+    (line,) = [x for x in printed.splitlines() if x.startswith("in polyclinic.yaml: ")]
+    modalities = yaml.safe_load(line.removeprefix("in polyclinic.yaml: "))
+    said = {
+        "site": "a",
+        "storage": "state",
+        "cohorts": {"c": {"root": ".", "modalities": modalities}},
+    }
+    for mpp, asked in ((0.25, True), (modalities["wsi"]["mpp"], False)):
+        modalities["wsi"]["mpp"] = mpp
+        (site / "polyclinic.yaml").write_text(yaml.safe_dump(said))
+        assert run(command) == 0
+        assert ("in polyclinic.yaml" in capsys.readouterr().out) == asked
+
+
+def test_a_slide_without_resolution_is_helped_by_a_table(capsys, scans) -> None:
+    write_slide(scans / "JONES.svs", with_tissue(glass(240, 240), 0, 0, 232, 235), None)
+    site = str(scans.parent / "site")
+    assert run(["data", "import", "slides", str(scans), site, *OPTIONS]) == 1
+    assert "1 × no_mpp; state it with --mpp-csv" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from polyclinic.importing.slides import SlideReport
 
 SETTINGS = "polyclinic.yaml"
+# By reason code, what helps beyond another scan.
+_REMEDIES = {"no_mpp": "; state it with --mpp-csv (columns wsi,mpp)"}
 
 
 def import_slides(
@@ -113,6 +115,20 @@ def declaration(store: "Store", modality: str, root: Path) -> str:
     return f"{modality}: {{kind: bag, folder: {folder}, {facts}}}"
 
 
+def is_declared(store: "Store", modality: str, root: Path) -> bool:
+    """Whether a cohort of the site's ``polyclinic.yaml`` declares these features already."""
+    if not (root / SETTINGS).is_file():
+        return False
+    wanted = (store.base.resolve(), store.layout, store.extractor.name, store.tiling.mpp)
+    for cohort in load_settings(root / SETTINGS).cohorts.values():
+        said = cohort.modalities.get(modality)
+        if said is not None:
+            folder = (Path(cohort.root) / said.folder).resolve()
+            if (folder, said.layout, said.extractor, said.mpp) == wanted:
+                return True
+    return False
+
+
 def _data(report: "SlideReport", modality: str) -> dict[str, Any]:
     """The report, JSON-able."""
     store = report.store
@@ -126,6 +142,7 @@ def _data(report: "SlideReport", modality: str) -> dict[str, Any]:
         "tile_size_um": store.tiling.tile_um,
         "share_of_time_in_the_network": round(report.trunk_share, 3),
         "declaration": declaration(store, modality, store.root.parent),
+        "declared": is_declared(store, modality, store.root.parent),
         "study": {
             "kind": "bag",
             "dim": store.extractor.width,
@@ -140,10 +157,14 @@ def _print(report: "SlideReport", data: dict[str, Any]) -> None:
     made, kept, refused = (report.count(s) for s in ("made", "kept", "refused"))
     lines = [
         f"{made} made, {kept} kept from an earlier run, {refused} set aside; {data['tiles']} tiles",
-        *(f"set aside: {n} × {reason}" for reason, n in data["refused"].items()),
+        *(
+            f"set aside: {n} × {reason}{_REMEDIES.get(reason, '')}"
+            for reason, n in data["refused"].items()
+        ),
         f"features by {data['extractor']}, tiles of {data['tile_size_um']:g} micrometres",
-        f"in polyclinic.yaml: {data['declaration']}",
     ]
+    if not data["declared"]:
+        lines.append(f"in polyclinic.yaml: {data['declaration']}")
     if report.count("made"):
         lines.insert(1, f"{data['share_of_time_in_the_network']:.0%} of the time in the network")
     output.screen.print("\n".join(lines), markup=False, soft_wrap=True)
