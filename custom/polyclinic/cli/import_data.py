@@ -152,7 +152,7 @@ def _remarks(data: Mapping[str, Any]) -> list[str]:
         for column, why in t["columns_dropped"].items()
     ]
     lines += [
-        f"Column '{column}' of {name}: {n} cells that do not fit the others are blank now."
+        f"Column '{column}' of {name}: {n} cell(s) that do not fit the others are blank now."
         for name, t in data["tables"].items()
         for column, n in t["cells_blanked"].items()
     ]
