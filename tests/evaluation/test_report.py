@@ -266,7 +266,7 @@ def test_many_labels_of_few_sites_stand_below_each_other_as_a_page_is_higher_tha
     records = run()
     records[4]["metrics"] = {"a": {"test/auroc/edema": 0.7, "test/auroc/fracture": 0.8}}
     records[4]["metrics"]["b"] = {"test/auroc/mass": 0.9}
-    study = {"name": "films", "task": {"labels": dict.fromkeys(names, {})}}
+    study = {"name": "films", "task": {"labels": {name: {} for name in names}}}
     told = "label a b edema 0.700 – fracture 0.800 – mass – 0.900"
     assert told in text_of(report.render(records, study=study))
 
