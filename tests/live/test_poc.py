@@ -43,7 +43,7 @@ def test_one_command_leads_to_a_report_and_leaves_nothing_running(tmp_path):
         timeout=800,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "round  7 of 7   3 sites heard" in done.stdout
+    assert "round   7 of 7   3 sites heard" in done.stdout
     assert "test AUROC" in done.stdout
     page = (workspace / "report.html").read_text(encoding="utf-8")
     assert "<h1>five_kinds</h1>" in page
