@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from polyclinic.data.check import check_cohort
 from polyclinic.data.cohort import Cohort, open_cohort
+from polyclinic.data.series import SeriesColumn
 from polyclinic.data.vector import VectorColumn
 from polyclinic.errors import DataError
 from polyclinic.settings import SiteSettings
@@ -101,3 +103,37 @@ def test_nih_has_ages_and_sexes_and_no_laboratory_values(shared_data: Path, tmp_
     np.testing.assert_allclose(meta.values[:, 0].numpy(), own["age"].astype("float32"))
     report = check_cohort(settings, study)
     assert report.ok
+    told = " ".join(f.message for f in report.findings)
+    assert "age 100.0%; is_female 100.0%" in told
+
+
+def test_films_over_days_are_a_series(shared_data: Path, tmp_path: Path) -> None:
+    """Hannover's laboratory values by day of the film, one patient a row of seven days."""
+    settings, study, own = site(shared_data, tmp_path, "hannover")
+    days = own.assign(hour=own["offset_days"].astype(float) * 24)
+    days.to_csv(tmp_path / "days.csv", index=False)
+    first = own.drop_duplicates("patient")
+    first.to_csv(tmp_path / "manifest.csv", index=False)
+    source = settings.cohort("cxr").modalities["labs"]
+    changed = source.model_copy(update={"kind": "series", "table": "days.csv"})
+    cohorts = {
+        "cxr": settings.cohort("cxr").model_copy(
+            update={"record_column": "", "modalities": {"labs": changed}}
+        )
+    }
+    settings = settings.model_copy(update={"cohorts": cohorts, "max_loss_fraction": 1.0})
+    labs = {
+        "kind": "series",
+        "features": list(LABS),
+        "fields": LABS,
+        "recipe": {"hours": 168, "step_hours": 24},
+    }
+    payload = {"name": "cxr", "task": study.task.model_dump(), "modalities": {"labs": labs}}
+    column = open_cohort(settings, parse_study(payload)).records.readings["labs"].column
+    assert isinstance(column, SeriesColumn)
+    inside = days[(days["hour"] >= 0) & (days["hour"] < 168)]
+    finite = inside[[*LABS]].astype("float64").replace([np.inf, -np.inf], np.nan)
+    keys = [inside["patient"], inside["hour"] // 24]
+    expected = int(finite.groupby(keys).last().notna().to_numpy().sum())
+    assert len(column.values) == expected
+    assert column.collate(torch.arange(3))[0].shape == (3, 7, 8)
