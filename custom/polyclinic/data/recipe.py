@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from polyclinic.errors import StudyError
 
 Chosen = TypeVar("Chosen", bound="Recipe")
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Recipe(BaseModel):
@@ -24,13 +25,22 @@ def parse_recipe(kind: type[Chosen], name: str, payload: dict[str, Any]) -> Chos
     Raises:
         StudyError: naming the first setting that is unknown or out of range.
     """
+    return checked(kind, payload, "recipe setting", name)
+
+
+def checked(kind: type[Model], payload: dict[str, Any], what: str, name: str) -> Model:
+    """The checked settings of one modality, a recipe's or an encoder's.
+
+    Raises:
+        StudyError: naming the first setting that is unknown or out of range.
+    """
     try:
         return kind.model_validate(payload)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"])
         raise StudyError(
-            expected=f"a valid recipe setting '{where}' of modality '{name}'",
+            expected=f"a valid {what} '{where}' of modality '{name}'",
             got=f"{first['msg']} ({error.error_count()} problem(s) in all)",
             remedy=f"use the settings {', '.join(sorted(kind.model_fields))}",
         ) from None

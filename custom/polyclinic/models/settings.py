@@ -3,10 +3,10 @@
 from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from polyclinic.errors import StudyError
+from polyclinic.data.recipe import checked
 
 Norm = Literal["layer", "none"]
 Settings = TypeVar("Settings", bound="EncoderSettings")
@@ -30,16 +30,7 @@ def parse(kind: type[Settings], name: str, payload: dict[str, Any]) -> Settings:
     Raises:
         StudyError: naming the first setting that is unknown or out of range.
     """
-    try:
-        return kind.model_validate(payload)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"])
-        raise StudyError(
-            expected=f"a valid encoder setting '{where}' of modality '{name}'",
-            got=f"{first['msg']} ({error.error_count()} problem(s) in all)",
-            remedy=f"use the settings {', '.join(sorted(kind.model_fields))}",
-        ) from None
+    return checked(kind, payload, "encoder setting", name)
 
 
 def embedding_norm(norm: Norm, embedding: int) -> nn.Module:
