@@ -4,6 +4,7 @@ The names are the contract and nothing else is::
 
     enc.<modality>.*  head.<modality>.*  fuse.*  head.fused.*  dec.*  calib.*
     store.proto.<modality> (C, D)  store.count.<modality> (C,)  store.anchor.<level> (A, D)
+    store.anchor.known (A,)  store.filter.* (F,)  store.total (1,)
     personal.*                                                   (never leaves a site)
 
 Model tensors travel up as differences and down as values; ``store.*`` entries are values both ways.
@@ -13,6 +14,7 @@ metrics from a fixed list.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,9 @@ Tensors = dict[str, Array]
 
 PERSONAL = "personal."
 STORE = "store."
+# In a state that the server sends, in a site's update, in what the anchor site answers.
+Way = Literal["state", "train", "anchor"]
+BOTH_WAYS: tuple[Way, ...] = ("state", "train")
 ROOTS = ("enc.", "head.", "fuse.", "dec.", "calib.", STORE)
 
 
@@ -76,12 +81,14 @@ class TensorSpec:
         holder: modality whose holders exchange it; ``None`` means every site does.
         bound: largest absolute value an entry of an update may have.
         dtype: exact dtype name.
+        ways: the messages that carry it.
     """
 
     shape: tuple[int, ...]
     holder: str | None = None
     bound: float = 1e3
     dtype: str = "float32"
+    ways: tuple[Way, ...] = BOTH_WAYS
 
     @property
     def nbytes(self) -> int:
@@ -99,11 +106,15 @@ class Contract:
 
     specs: Mapping[str, TensorSpec]
 
-    def names_for(self, modalities: Iterable[str]) -> frozenset[str]:
-        """Names that a site holding these modalities sends and receives."""
+    def names_for(self, modalities: Iterable[str], way: Way = "train") -> frozenset[str]:
+        """Names that a message of this way carries for a site holding these modalities."""
         held = set(modalities)
-        return frozenset(n for n, s in self.specs.items() if s.holder is None or s.holder in held)
+        return frozenset(
+            n
+            for n, s in self.specs.items()
+            if way in s.ways and (s.holder is None or s.holder in held)
+        )
 
-    def nbytes_for(self, modalities: Iterable[str]) -> int:
-        """Bytes of one update or one download for such a site: the least any transport can send."""
-        return sum(self.specs[n].nbytes for n in self.names_for(modalities))
+    def nbytes_for(self, modalities: Iterable[str], way: Way = "train") -> int:
+        """Bytes of one such message: the least any transport can send."""
+        return sum(self.specs[n].nbytes for n in self.names_for(modalities, way))

@@ -86,6 +86,20 @@ class Source(_Strict):
         return self
 
 
+class MaskSource(_Strict):
+    """Where the masks of a segmentation lie: volumes named or listed like another sequence.
+
+    Attributes:
+        folder, layout, files: as of a ``volume``.
+        name: what stands for the mask where a sequence's name would (``patient_seg.nii.gz``).
+    """
+
+    folder: str
+    layout: Literal["", "nnunet", "bids"] = ""
+    files: str = ""
+    name: str = Field(default="seg", min_length=1, max_length=64)
+
+
 class CohortSource(_Strict):
     """One cohort as it lies at this site; paths are relative to ``root``, root to the yaml file.
 
@@ -93,6 +107,9 @@ class CohortSource(_Strict):
         record_column: column of the manifest and of every table that names one record (film,
             visit) of a patient, where the unit of prediction is the record; patients are then
             split whole, and groups are counted in patients. "" when a patient is one record.
+        mask: of a study that segments, where the masks lie.
+        anchor: this site holds every modality of the study and offers to be its anchor site: it
+            does the server's training step between rounds, and no other (FedMEPD).
     """
 
     root: str = "."
@@ -100,6 +117,8 @@ class CohortSource(_Strict):
     patient_column: str = "patient_id"
     record_column: str = ""
     modalities: dict[Name, Source] = Field(min_length=1)
+    mask: MaskSource | None = None
+    anchor: bool = False
 
     @model_validator(mode="after")
     def _own_column(self) -> "CohortSource":

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from polyclinic.errors import StudyError
 from polyclinic.task import MAX_CLASSES as MAX_CLASSES
 from polyclinic.task import Label as Label
+from polyclinic.task import Mask as Mask
 from polyclinic.task import Name as Name
 from polyclinic.task import Strict, Word
 from polyclinic.task import Task as Task
@@ -142,12 +143,26 @@ class Split(Strict):
     stratify: bool = True
 
 
+class Scans(Strict):
+    """How the sequences of a segmentation are read together, and by what network.
+
+    Attributes:
+        recipe: how the files of a patient become one stack, checked by ``polyclinic.data.scan``.
+        network: settings of the network, checked by ``polyclinic.models.scan``.
+    """
+
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    network: dict[str, Any] = Field(default_factory=dict)
+
+
 class Study(Strict):
     """The whole agreement.
 
     Attributes:
         name: of the cohort that every site's ``polyclinic.yaml`` must declare.
         embedding: length D of every modality's embedding.
+        scans: of a segmentation, whose modalities are the sequences of one scan: volumes of one
+            sequence each.
     """
 
     name: Name
@@ -156,6 +171,18 @@ class Study(Strict):
     embedding: int = Field(default=256, ge=2, le=MAX_EMBEDDING)
     split: Split = Split()
     seed: int = Field(default=0, ge=0, lt=1 << 63)
+    scans: Scans | None = None
+
+    @model_validator(mode="after")
+    def _one_scan(self) -> "Study":
+        if self.task.segments != (self.scans is not None):
+            raise ValueError("a task with a mask, and only such a one, needs scans")
+        for modality in self.modalities.values() if self.scans is not None else ():
+            if modality.kind != "volume" or len(modality.features) != 1:
+                raise ValueError("a segmentation reads volumes of one sequence each")
+            if modality.recipe or modality.encoder:
+                raise ValueError("recipe and network of a segmentation stand under scans")
+        return self
 
     @model_validator(mode="after")
     def _named_apart(self) -> "Study":

@@ -1,4 +1,5 @@
-"""What a study predicts: one of several classes, or several questions of yes and no."""
+"""What a study predicts: one of several classes, several questions of yes and no, or the class of
+every voxel of a scan."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -12,6 +13,10 @@ Word = Annotated[str, Field(min_length=1, max_length=256)]
 MAX_CLASSES = 64
 # Each label has three scores in each of three splits, and a reply at most 256 metrics.
 MAX_LABELS = 24
+# A site keeps a probability per class for every voxel of a crop, at every level of a network.
+MAX_TISSUES = 16
+# Each region has two scores for each subset of the sequences and each of two models.
+MAX_REGIONS = 4
 
 
 class Strict(BaseModel):
@@ -51,22 +56,65 @@ class Label(Strict):
         return self
 
 
+class Mask(Strict):
+    """A segmentation: what every voxel of a patient's scan is, as a mask file of the site says.
+
+    Attributes:
+        classes: in index order, the background first.
+        values: the numbers of a mask file that mean them, in the same order; 0, 1, ... when empty.
+        regions: by name, the classes that a region unites; regions are what is scored.
+    """
+
+    classes: tuple[Name, ...] = Field(min_length=2, max_length=MAX_TISSUES)
+    values: tuple[Annotated[int, Field(ge=0, le=65535)], ...] = Field(
+        default=(), max_length=MAX_TISSUES
+    )
+    regions: dict[Name, tuple[Name, ...]] = Field(min_length=1, max_length=MAX_REGIONS)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Mask":
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes must differ")
+        if self.values and (
+            len(self.values) != len(self.classes) or len(set(self.values)) != len(self.values)
+        ):
+            raise ValueError("values are one number for each class, and differ")
+        for united in self.regions.values():
+            if not united or not set(united) <= set(self.classes[1:]):
+                raise ValueError("a region unites one class or more, none of them the background")
+        return self
+
+    @property
+    def codes(self) -> tuple[int, ...]:
+        """The numbers of a mask file, in the order of ``classes``."""
+        return self.values or tuple(range(len(self.classes)))
+
+    def region(self, name: str) -> tuple[int, ...]:
+        """Class indices that a region unites."""
+        return tuple(sorted(self.classes.index(c) for c in self.regions[name]))
+
+
 class Task(Strict):
-    """What is predicted: ``label`` with ``classes``, or ``labels``.
+    """What is predicted: ``label`` with ``classes``, or ``labels``, or ``mask``.
 
     Attributes:
         label: column of the manifest.
         classes: label values in index order; for a binary task the last one is the positive class.
         labels: by name, yes-or-no questions of which any may be unknown for a record.
+        mask: a segmentation; the manifest then needs no label column.
     """
 
     label: str = Field(default="", max_length=256)
     classes: tuple[Word, ...] = Field(default=(), max_length=MAX_CLASSES)
     labels: dict[Name, Label] = Field(default_factory=dict, max_length=MAX_LABELS)
+    mask: Mask | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Task":
-        if self.labels:
+        if self.mask is not None:
+            if self.label or self.classes or self.labels:
+                raise ValueError("a task has label and classes, or labels, or a mask, only one")
+        elif self.labels:
             if self.label or self.classes:
                 raise ValueError("a task has label and classes, or labels, never both")
         elif not self.label or len(self.classes) < 2:
@@ -81,21 +129,33 @@ class Task(Strict):
         return bool(self.labels)
 
     @property
+    def segments(self) -> bool:
+        """Whether the task asks for the class of every voxel."""
+        return self.mask is not None
+
+    @property
     def positive(self) -> str:
         """The class whose probability is scored."""
         return self.classes[-1]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The classes, or the labels, in the order of what a model predicts."""
+        """The classes, the labels in the order of what a model predicts, or the regions."""
+        if self.mask is not None:
+            return tuple(self.mask.regions)
         return tuple(self.labels) or self.classes
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the manifest that hold what is predicted, in the order of ``names``."""
+        if self.mask is not None:
+            return ()
         return tuple(v.column or n for n, v in self.labels.items()) or (self.label,)
 
     @property
     def logits(self) -> int:
-        """L: one for two classes, else one for each class; one for each label."""
+        """L: one for two classes, else one for each class; one for each label; of a segmentation
+        one for each class of a voxel."""
+        if self.mask is not None:
+            return len(self.mask.classes)
         return len(self.labels) or (1 if len(self.classes) == 2 else len(self.classes))

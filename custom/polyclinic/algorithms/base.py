@@ -74,3 +74,31 @@ class Server(Protocol):
     def finish(self) -> State:
         """Close the round. With no update accepted: the old tensors, bit for bit."""
         ...
+
+
+@runtime_checkable
+class AnchorClient(Protocol):
+    """A client half that can also do the server's training step, at a site with every modality."""
+
+    def anchor(self, patients: Patients, state: State, personal: Tensors, t: int) -> Trained:
+        """Train on the state that round ``t`` was folded into, before it is broadcast; 0 precedes
+        the first round. The update is of the contract's way ``anchor``."""
+        ...
+
+
+@runtime_checkable
+class AnchorServer(Protocol):
+    """A server half whose rounds end with a step at an anchor site.
+
+    Where no anchor site answers, the folded state is broadcast as it is: what only the anchor
+    site can renew keeps its last values.
+    """
+
+    @property
+    def wants_anchor(self) -> bool:
+        """Whether its settings ask for that step."""
+        ...
+
+    def absorb(self, state: State, update: Update) -> State:
+        """The state with the anchor site's step; it has passed the guard. Same round."""
+        ...

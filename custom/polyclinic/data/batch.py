@@ -31,13 +31,16 @@ class Batch:
             series (B, T, F), image (B, 1); bool.
         present: by modality, which patients have it at all; (B,) bool.
         labels: class index, (B,) int64; of a multi-label task 1, 0 or NaN where unknown,
-            (B, L) float32.
+            (B, L) float32; of a segmentation the class of each voxel, (B, I, J, K) int64.
+        rows: of a segmentation, whose row of the split each is; (B,) int64. A patient has several
+            where several crops of a scan are drawn.
     """
 
     inputs: dict[str, Tensor]
     fields: dict[str, Tensor]
     present: dict[str, Tensor]
     labels: Tensor
+    rows: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -51,6 +54,7 @@ class Batch:
             {m: self.fields[m] for m in modalities if m in self.fields},
             {m: self.present[m] for m in modalities if m in self.present},
             self.labels,
+            self.rows,
         )
 
     def taken(self, keep: Tensor) -> "Batch":
@@ -60,6 +64,7 @@ class Batch:
             {m: v[keep] for m, v in self.fields.items()},
             {m: v[keep] for m, v in self.present.items()},
             self.labels[keep],
+            None if self.rows is None else self.rows[keep],
         )
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -69,6 +74,7 @@ class Batch:
             {m: v.to(device) for m, v in self.fields.items()},
             {m: v.to(device) for m, v in self.present.items()},
             self.labels.to(device),
+            self.rows,
         )
 
 

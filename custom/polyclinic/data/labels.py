@@ -31,6 +31,8 @@ class LabelCells:
     @classmethod
     def of(cls, task: Task) -> "LabelCells":
         """The cells that a study knows, spelled as cells are read."""
+        if task.segments:
+            return cls((), (), False)
         if task.multi_label:
             places = tuple(_sides(label) for label in task.labels.values())
             return cls(task.columns, places, True)
@@ -39,6 +41,8 @@ class LabelCells:
 
     def read(self, row: Mapping[str, str]) -> tuple[Answer | None, bool]:
         """What a row says (``None``: nothing is known) and whether all its cells mean something."""
+        if not self.columns:  # what is asked for stands in a file of its own
+            return 0, True
         if not self.multi_label:
             found = self.places[0].get(as_class(row[self.columns[0]], self.places[0]))
             return found, found is not None
@@ -77,7 +81,8 @@ def label_tensor(answers: Sequence[Answer], task: Task) -> Tensor:
 
 
 def people_of(labels: Tensor, owners: Tensor, task: Task) -> Tensor:
-    """How many different patients stand behind each class (C,), or each side of each label (L, 2).
+    """How many different patients stand behind each class (C,), or each side of each label (L, 2);
+    behind a segmentation (1,).
 
     The sides are no and yes. A patient with records of both counts in both.
 
@@ -88,6 +93,8 @@ def people_of(labels: Tensor, owners: Tensor, task: Task) -> Tensor:
     if task.multi_label:
         sides = [[labels[:, i] == side for side in (0, 1)] for i in range(task.logits)]
         return torch.tensor([[different(owners[there]) for there in pair] for pair in sides])
+    if task.segments:
+        return torch.tensor([different(owners)])
     return torch.tensor([different(owners[labels == c]) for c in range(len(task.classes))])
 
 
