@@ -1,7 +1,8 @@
-"""Turn a download of TCGA breast or lung, or of chest films, into site folders by a plan.
+"""Turn a download of TCGA breast or lung, of chest films or of brain scans into site folders.
 
     python poc/cohorts.py tcga_brca --source DIR --plan paper3 --out sites/brca_paper3
     python poc/cohorts.py cxr --source DIR --plan nih_hannover --out sites/cxr
+    python poc/cohorts.py lgg --source DIR --plan sites5 --out sites/lgg
 
 SOURCE is a folder with the tables of one cohort (``patients.csv`` and one table per modality; see
 ``LAYOUTS``). A plan says which regions or hospitals make up a site and which modalities the site
@@ -10,8 +11,8 @@ holds; ``poc/plans`` has two per cohort, and a path to a JSON file of your own i
 OUT receives ``study.json`` and ``panels.json`` (the agreement: one panel for all sites) and, per
 site, ``polyclinic.yaml``, ``manifest.csv`` and one parquet per modality of the plan. What a site
 lacks by plan is written too, marked ``evaluation_only``: never trained on nor announced, but there
-to score every method on all sites' test patients. Films (``cxr``) have plans and folders of their
-own, see ``films.py``.
+to score every method on all sites' test patients. Films (``cxr``) and scans (``lgg``) have plans
+and folders of their own, see ``films.py`` and ``scans.py``.
 """
 
 import argparse
@@ -29,12 +30,16 @@ from pydantic import BaseModel, ValidationError
 from download import PLANS, informative, read_patients, read_table
 from films import FilmPlan, build_films
 from layouts import LAYOUTS, Layout, Plan, SitePlan
+from lgg import build_lgg
 from polyclinic.cli import output
 from polyclinic.errors import DataError, PolyclinicError
 from polyclinic.settings import load_settings
 from polyclinic.study import load_study
+from scans import ScanPlan
 
-FILMS = "cxr"
+FILMS, GLIOMAS = "cxr", "lgg"
+# Of every cohort that has no plan called paper3.
+DEFAULT_PLANS = {FILMS: "nih_hannover", GLIOMAS: "sites5"}
 Kind = TypeVar("Kind", bound=BaseModel)
 SITE_HEADER = """\
 # {site}: written by poc/cohorts.py from a public research cohort.
@@ -187,19 +192,22 @@ def write_site(
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0, or 4 when the download or the plan is not as it must be."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("cohort", choices=sorted([*LAYOUTS, FILMS]))
+    parser.add_argument("cohort", choices=sorted([*LAYOUTS, *DEFAULT_PLANS]))
     parser.add_argument("--source", type=Path, required=True, help="folder of the download")
     parser.add_argument(
         "--plan",
         default="",
-        help="name in poc/plans, or a JSON file (default: paper3; of cxr nih_hannover)",
+        help="name in poc/plans, or a JSON file (default: paper3; of cxr nih_hannover, of lgg "
+        "sites5)",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write, one per plan")
     asked = parser.parse_args(argv)
-    name = asked.plan or ("nih_hannover" if asked.cohort == FILMS else "paper3")
+    name = asked.plan or DEFAULT_PLANS.get(asked.cohort, "paper3")
     try:
         if asked.cohort == FILMS:
             return films_of_plan(asked.source, name, asked.out)
+        if asked.cohort == GLIOMAS:
+            return gliomas_of_plan(asked.source, name, asked.out)
         rows = build(asked.cohort, asked.source, load_plan(asked.cohort, name), asked.out)
     except PolyclinicError as error:
         output.refuse(error)
@@ -218,6 +226,15 @@ def films_of_plan(source: Path, name: str, out: Path) -> int:
     refuse_leftovers(plan.sites, out)
     rows = build_films(source, plan, out)
     output.table(f"{FILMS}, plan {name}", ["site", "patients", "films", "labels", "holds"], rows)
+    return output.OK
+
+
+def gliomas_of_plan(source: Path, name: str, out: Path) -> int:
+    """Write the sites of a plan of gliomas and say what is in them."""
+    plan = read_plan(GLIOMAS, name, ScanPlan)
+    refuse_leftovers(plan.sites, out)
+    rows = build_lgg(source, plan, out)
+    output.table(f"{GLIOMAS}, plan {name}", ["site", "patients", "slices", "holds", "anchor"], rows)
     return output.OK
 
 

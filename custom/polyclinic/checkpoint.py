@@ -27,9 +27,12 @@ class Checkpoints:
         self._folder, self._contract = folder, contract
         remove_leftovers(folder)
 
-    def save(self, state: State) -> Record:
-        """Write a state; returns ``{"file", "sha256", "round"}`` for the ledger."""
-        name = f"round_{state.round:05d}.safetensors"
+    def save(self, state: State, step: str = "") -> Record:
+        """Write a state; returns ``{"file", "sha256", "round"}`` for the ledger.
+
+        ``step`` ends the file's name, where a round has more than one state.
+        """
+        name = f"round_{state.round:05d}{step}.safetensors"
         sha256 = save_tensors(self._folder / name, state.tensors)
         return {"file": name, "sha256": sha256, "round": state.round}
 
@@ -58,7 +61,8 @@ def entry_of(records: Sequence[Record], round_: int) -> Record:
         CheckpointError: the ledger has no such round.
     """
     for record in reversed(records):
-        if record.get("kind") in ("start", "round") and record.get("round") == round_:
+        closing = record.get("kind") in ("start", "anchor", "round")
+        if closing and record.get("round") == round_:
             entry: Record = record["checkpoint"]
             return entry
     raise CheckpointError(

@@ -115,6 +115,10 @@ class Contract:
             if way in s.ways and (s.holder is None or s.holder in held)
         )
 
+    def only(self, way: Way) -> "Contract":
+        """The lines that a message of this way may carry."""
+        return Contract({n: s for n, s in self.specs.items() if way in s.ways})
+
     def nbytes_for(self, modalities: Iterable[str], way: Way = "train") -> int:
         """Bytes of one such message: the least any transport can send."""
         return sum(self.specs[n].nbytes for n in self.names_for(modalities, way))

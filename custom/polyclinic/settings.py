@@ -221,3 +221,21 @@ def server_weights(local: Path) -> dict[str, str]:
         return {}
     found = read_description(path, _ServerWeights, what="weights.yaml", owner="site IT")
     return {n: str((local.resolve() / w).resolve()) for n, w in found.weights.items()}
+
+
+class _ServerAnchor(_Strict):
+    """What a server says in ``local/anchor.yaml``."""
+
+    anchor: str = Field(min_length=1, max_length=128)
+
+
+def server_anchor(local: Path) -> str:
+    """The one site that may be the anchor site, at a server; "" where it does not say.
+
+    Raises:
+        SiteError: ``local/anchor.yaml`` is there and cannot be read.
+    """
+    path = local / "anchor.yaml"
+    if not path.exists():
+        return ""
+    return read_description(path, _ServerAnchor, what="anchor.yaml", owner="site IT").anchor

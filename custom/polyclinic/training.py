@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -69,12 +69,15 @@ class LocalTraining:
     balance_tau: float = 0.2
     balance_mu: float = 0.5
     balance_on: Literal["validation", "train"] = "validation"
+    # Layers that normalise over a batch need two patients in it.
+    least_batch: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "decay_rounds"):
             require(type(getattr(self, name)) is int, name, "a whole number", getattr(self, name))
         require(self.epochs >= 0, "epochs", "0 or more", self.epochs)
-        require(self.batch_size >= 2, "batch_size", "2 or more", self.batch_size)
+        least = self.least_batch
+        require(self.batch_size >= least, "batch_size", f"{least} or more", self.batch_size)
         require(0.0 < self.lr < 10.0, "lr", "in (0, 10)", self.lr)
         require(0.0 <= self.head_lr < 10.0, "head_lr", "in [0, 10)", self.head_lr)
         require(self.weight_decay >= 0.0, "weight_decay", "0 or more", self.weight_decay)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from polyclinic.data import volume, volume_reader
+from polyclinic.data import sequence_reader, volume
 from polyclinic.data.check import check_cohort
 from polyclinic.data.cohort import open_cohort
 from polyclinic.data.column import Reading
@@ -145,7 +145,7 @@ def test_the_cache_gives_the_same_stacks_without_reading_a_file(
     rows = torch.arange(3)
     plain = column(read(root)).collate(rows)
     column(read(root, cache=tmp_path / "cache"))
-    monkeypatch.setattr(volume_reader, "read_nifti", None)  # whoever calls it fails
+    monkeypatch.setattr(sequence_reader, "read_nifti", None)  # whoever calls it fails
     cached = column(read(root, cache=tmp_path / "cache")).collate(rows)
     assert torch.equal(plain[0], cached[0])
     assert torch.equal(plain[1], cached[1])

@@ -12,7 +12,10 @@ from polyclinic.evaluation.metrics import (
     bootstrap_interval,
     brier,
     scores,
+    scores_of,
+    segmentation_scores,
 )
+from polyclinic.task import Task
 
 
 def test_auroc_counts_pairs_and_ties_one_half() -> None:
@@ -118,3 +121,88 @@ def test_labels_that_all_are_known_score_like_single_tasks() -> None:
 def test_labels_of_which_nothing_is_known_have_no_scores() -> None:
     assert scores(np.full((3, 1), 0.5), np.full((3, 1), np.nan), ["a"]) == {}
     assert scores(np.zeros((0, 2)), np.zeros((0, 2)), ["a", "b"]) == {}
+
+
+MASKED = Task.model_validate(
+    {
+        "mask": {
+            "classes": ["background", "edema", "enhancing"],
+            "regions": {"wt": ["edema", "enhancing"], "et": ["enhancing"]},
+        }
+    }
+)
+FULL = "flair+t1ce"
+
+
+def found_by(model: str, subset: str, wt: list[float], et: list[float]) -> dict[str, np.ndarray]:
+    """Dice of both regions as a client half gives it, and HD95 ten times as large."""
+    dice = {
+        f"dice/{model}/{r}/{subset}": np.array(v, np.float32) for r, v in (("wt", wt), ("et", et))
+    }
+    return dice | {k.replace("dice", "hd95"): v * 10 for k, v in dice.items()}
+
+
+def test_each_region_is_scored_over_the_patients_for_whom_it_is_defined() -> None:
+    told = segmentation_scores(found_by("personal", FULL, [0.5, 1.0], [np.nan, 0.25]))
+    assert told[f"dice/personal/wt/{FULL}"] == 0.75
+    assert told[f"dice/personal/et/{FULL}"] == 0.25
+    assert told[f"hd95/personal/et/{FULL}"] == 2.5
+    assert told["n"] == 2
+
+
+def test_a_region_that_is_defined_for_nobody_is_left_out() -> None:
+    told = segmentation_scores(found_by("personal", FULL, [0.5, 1.0], [np.nan, np.nan]))
+    assert f"dice/personal/et/{FULL}" not in told
+    assert told["dice"] == 0.75
+
+
+def test_the_headline_is_the_personal_model_on_all_sequences_that_the_site_holds() -> None:
+    found = found_by("personal", FULL, [0.8], [0.6]) | found_by("global", FULL, [0.5], [0.2])
+    found |= found_by("personal", "flair", [0.1], [0.1]) | found_by("global", "t1ce", [0.1], [0.1])
+    told = segmentation_scores(found)
+    assert told["dice"] == pytest.approx((0.8 + 0.6) / 2)
+    assert told["dice/global"] == pytest.approx((0.5 + 0.2) / 2)
+    assert told["hd95"] == pytest.approx((8 + 6) / 2)
+    assert told["hd95/global"] == pytest.approx((5 + 2) / 2)
+
+
+def test_distances_are_told_with_all_sequences_only() -> None:
+    found = found_by("personal", FULL, [0.8], [0.6]) | found_by("personal", "t1ce", [0.3], [0.4])
+    told = segmentation_scores(found)
+    assert told["dice/personal/wt/t1ce"] == pytest.approx(0.3)
+    assert {k for k in told if k.startswith("hd95/") and "/wt/" in k} == {
+        f"hd95/personal/wt/{FULL}"
+    }
+
+
+def test_without_a_personal_model_the_headline_is_of_the_global_one() -> None:
+    told = segmentation_scores(found_by("global", FULL, [0.5], [0.2]))
+    assert told["dice"] == told["dice/global"] == pytest.approx(0.35)
+
+
+def test_a_mean_over_fewer_patients_than_asked_for_is_not_told() -> None:
+    found = found_by("personal", FULL, [0.5, 0.7, 0.9], [0.1, 0.2, np.nan])
+    told = segmentation_scores(found, least=3)
+    assert f"dice/personal/et/{FULL}" not in told
+    assert told["dice"] == told[f"dice/personal/wt/{FULL}"] == pytest.approx(0.7)
+
+
+def test_nobody_has_no_regions() -> None:
+    assert segmentation_scores({}) == {}
+    assert segmentation_scores(found_by("personal", FULL, [], [])) == {}
+
+
+def test_what_is_scored_depends_on_the_kind_of_task() -> None:
+    found = found_by("personal", FULL, [0.8], [0.6])
+    assert scores_of(found, MASKED) == segmentation_scores(found)
+    classes = Task(label="y", classes=("no", "yes"))
+    p, label = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])
+    assert scores_of({"probability": p, "label": label}, classes) == scores(p, label)
+    labels = Task.model_validate({"labels": {"a": {}}})
+    known = {"probability": p[:, :1], "label": label[:, None].astype(float)}
+    assert scores_of(known, labels) == scores(**known, names=["a"])
+
+
+def test_every_score_of_a_segmentation_is_a_listed_metric() -> None:
+    found = found_by("personal", FULL, [0.8], [0.6]) | found_by("global", "t1ce", [0.5], [0.2])
+    assert all(METRIC_NAME.fullmatch(f"test/{name}") for name in segmentation_scores(found))

@@ -291,3 +291,97 @@ def test_a_label_that_the_study_does_not_ask_for_gets_no_column():
     page = report.render(records, study=LABELS)
     assert "x499" not in page
     assert "AUROC by label" not in text_of(page)
+
+
+MASKED = {
+    "name": "brains",
+    "task": {"mask": {"classes": ["background", "edema"], "regions": {"wt": ["edema"]}}},
+    "modalities": {"flair": {}, "t1": {}},
+}
+
+
+def segmented():
+    """A run of two sites of which ``c`` is the anchor site."""
+    records = [
+        start(),
+        {**census(a=["flair", "t1"], c=["flair", "t1"]), "anchor": "c"},
+        {
+            "kind": "anchor",
+            "round": 0,
+            "site": "c",
+            "status": "absorbed",
+            "seconds": 3.0,
+            "bytes_in": {"c": {"dec": 200, "store.anchor.1": 40, "store.anchor.2": 60}},
+        },
+        round_(1, ["a"], metrics={"a": {"validation/dice": 0.5, "filters/personal": 0.25}}),
+    ]
+    records[-1]["anchor"] = {"site": "c", "status": "kept_last", "reason": "late", "seconds": 9.0}
+    scores = {
+        "test/dice": 0.8,
+        "test/dice/personal/wt/flair+t1": 0.8,
+        "test/dice/personal/wt/t1": 0.61,
+        "test/dice/global/wt/flair+t1": 0.7,
+        "test/hd95/personal/wt/flair+t1": 6.54,
+    }
+    return [*records, {"kind": "evaluate", "round": 1, "metrics": {"a": scores}, **QUIET}]
+
+
+def test_a_segmentation_is_told_by_dice_and_by_region_and_model():
+    text = text_of(report.render(segmented(), study=MASKED))
+    assert "Segments wt in scans of flair, t1." in text
+    assert (
+        "site model wt mean wt mean a personal 0.800 0.800 6.5 6.5 global 0.700 0.700 – –" in text
+    )
+    assert "Dice is on the site's own test patients" in text
+    assert "AUROC" not in text
+    (a, _) = report.site_rows(segmented())
+    assert (a.metric, a.score) == ("dice", 0.8)
+
+
+def test_each_set_of_sequences_is_a_row_of_what_was_given_and_what_came_of_it():
+    text = text_of(report.render(segmented(), study=MASKED))
+    assert "flair t1 personal global a c ○ ● 0.610 – 0.610 – ● ● 0.800 0.700 0.800 –" in text
+
+
+def test_the_anchor_site_and_its_steps_are_named():
+    page = report.render(segmented(), study=MASKED)
+    text = text_of(page)
+    assert "anchor site" in cells_of(page)[cells_of(page).index("c") + 1]
+    assert "1 of the steps did not count" in text
+    assert "before the first – – counted c 3.0 1 1 1.0 last values kept: late c 9.0" in text
+    assert ("round 1", "c", "anchor step did not count", "late") in report.trouble(segmented())
+
+
+def test_what_the_anchor_site_sent_is_counted():
+    (_, c) = report.site_rows(segmented())
+    assert c.sent == 300
+    assert c.groups == {"dec": 200, "store.anchor": 100}
+
+
+def test_a_run_without_anchor_site_says_nothing_of_it():
+    text = text_of(report.render(run()))
+    assert "nchor" not in text
+    assert "personal and of the global" not in text
+
+
+def test_filters_and_dice_by_round_are_drawn():
+    page = report.render(segmented(), study=MASKED)
+    assert 'alt="Share of personal filters by site and round"' in page
+    assert 'alt="Dice by site and round"' in page
+
+
+def test_methods_are_compared_by_dice_where_it_was_measured():
+    comparison = compare({"local": 0.8, "fedmepd": 0.9})
+    for record in comparison["records"]:
+        record["metric"] = "dice"
+    text = text_of(report.render(segmented(), study=MASKED, comparison=comparison))
+    assert "fedmepd is ahead with a mean Dice of 0.900; then local 0.800" in text
+
+
+def test_only_a_page_with_pictures_of_patients_says_that_it_stays_at_the_site():
+    without = text_of(report.render(segmented(), study=MASKED))
+    assert "pictures of patients" not in without
+    page = report.render(segmented(), study=MASKED, overlays={"p1": "data:image/png;base64,AAAA"})
+    assert "This page holds pictures of patients." in text_of(page)
+    assert 'src="data:image/png;base64,AAAA"' in page
+    assert not re.findall(r"""(?:src|href)=["'](?!data:image/png;base64,)""", page)

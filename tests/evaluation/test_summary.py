@@ -2,7 +2,7 @@
 
 import pytest
 
-from polyclinic.evaluation.summary import figures, summarise
+from polyclinic.evaluation.summary import figures, subset_means, summarise
 
 
 def record(method: str, site: str, repeat: int, value: float) -> dict[str, object]:
@@ -46,3 +46,30 @@ def test_a_tuned_method_is_measured_between_tuned_ends() -> None:
 
 def test_one_value_has_no_spread() -> None:
     assert figures([0.5]) == {"mean": 0.5, "sd": None, "interval": [0.5, 0.5], "n": 1}
+
+
+def test_a_subset_is_scored_over_regions_and_over_the_sites_that_hold_it() -> None:
+    found = summarise(
+        [
+            record("fedmepd", site, 0, value) | {"metric": f"dice/personal/{region}/{subset}"}
+            for site, region, subset, value in (
+                ("h1", "wt", "t1", 0.6),
+                ("h2", "wt", "t1", 0.8),
+                ("h1", "et", "t1", 0.3),
+                ("h1", "wt", "flair+t1", 0.9),
+                ("h1", "wt", "t2", 0.1),
+            )
+        ]
+        + [record("fedmepd", "h1", 0, 0.9) | {"metric": m} for m in ("dice", "dice/global", "hd95")]
+    )
+    # t1: region wt ((0.6 + 0.8) / 2 = 0.7) and region et (0.3)
+    means = subset_means(found["pooled"])
+    assert list(means) == ["t1", "t2", "flair+t1"]
+    assert means["t1"] == {("fedmepd", "personal"): pytest.approx(0.5)}
+
+
+def test_the_gap_closed_is_told_of_any_score() -> None:
+    values = {"local": 0.4, "centralised": 0.8, "fedmepd": 0.7}
+    records = [record(m, "h", 0, v) | {"metric": "dice"} for m, v in values.items()]
+    found = summarise(records)["pooled"]["dice"]
+    assert found["fedmepd"]["gap_closed"] == pytest.approx(0.75)

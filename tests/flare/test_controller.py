@@ -206,10 +206,10 @@ def test_f22_a_full_disk_ends_the_run_with_a_reason_and_the_old_checkpoint(
 ) -> None:
     save = Checkpoints.save
 
-    def save_until_full(self: Checkpoints, state: State) -> Record:
+    def save_until_full(self: Checkpoints, state: State, step: str = "") -> Record:
         if state.round == 2:
             raise CheckpointError(expected="room", got="No space left on device", remedy="free it")
-        return save(self, state)
+        return save(self, state, step)
 
     monkeypatch.setattr(Checkpoints, "save", save_until_full)
     ward = Ward(tmp_path, _sites())

@@ -28,3 +28,53 @@ def test_scores_of_the_studys_labels_leave(name: str) -> None:
 def test_a_label_lends_its_name_to_its_scores_only(name: str) -> None:
     with pytest.raises(ContractViolation):
         leaving_metrics({name: 0.5}, HELD, 11, LABELS)
+
+
+SCAN, REGIONS = ("flair", "t1ce", "t2"), ("wt", "et")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("validation/dice", "test/dice/global", "test/hd95", "test/hd95/global"),
+        *("test/dice/personal/wt/flair+t1ce", "test/hd95/global/et/flair+t1ce+t2"),
+        "test/dice/global/wt/t2",
+        "filters/personal",
+    ],
+)
+def test_scores_of_regions_from_sequences_held_leave(name: str) -> None:
+    assert leaving_metrics({name: 0.5}, SCAN, 11, (), REGIONS) == {name: 0.5}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("test/dice/personal", "test/dice/wt", "test/dice/wt/flair", "test/dice/patient_17"),
+        *("test/dice/other/wt/flair", "test/dice/personal/liver/flair"),
+        *("test/dice/personal/wt/t1", "test/dice/personal/wt/flair+t1"),
+        *("test/dice/personal/wt/t2+flair", "test/dice/personal/wt/flair+flair"),
+        *("test/dice/personal/wt/", "test/dice/personal/wt/flair+", "test/dice/personal/wt/fused"),
+        *("test/auroc/wt", "test/n/wt", "filters/personal/wt", "filters/north"),
+    ],
+)
+def test_no_other_region_model_or_set_of_sequences_is_named(name: str) -> None:
+    with pytest.raises(ContractViolation):
+        leaving_metrics({name: 0.5}, SCAN, 11, (), REGIONS)
+
+
+@pytest.mark.parametrize("name", ["test/dice", "test/hd95/global", "test/dice/personal/wt/flair"])
+def test_a_study_without_regions_has_no_scores_of_them(name: str) -> None:
+    with pytest.raises(ContractViolation):
+        leaving_metrics({name: 0.5}, SCAN, 11, ("wt",))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("test/dice", 1.5), ("test/dice/personal/wt/flair", -0.1), ("filters/personal", 2.0)),
+        *(("test/hd95", -1.0), ("test/hd95/personal/wt/flair", 1e5)),
+    ],
+)
+def test_a_share_is_within_one_and_a_distance_within_a_scan(name: str, value: float) -> None:
+    with pytest.raises(ContractViolation):
+        leaving_metrics({name: value}, SCAN, 11, (), REGIONS)

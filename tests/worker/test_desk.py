@@ -12,7 +12,8 @@ from polyclinic.errors import ContractViolation, SiteError, StudyError
 from polyclinic.exchange import Contract, TensorSpec
 from polyclinic.settings import SiteSettings
 from polyclinic.study import parse_study
-from polyclinic.worker.desk import Desk, build_client, checked, floored, listed
+from polyclinic.worker.checks import checked, floored, listed
+from polyclinic.worker.desk import Desk, build_client
 from polyclinic.worker.frame import Message
 
 CONTRACT = Contract(

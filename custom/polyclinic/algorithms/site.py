@@ -2,18 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from polyclinic.algorithms.balance import Balance, encoder_groups
+from polyclinic.algorithms.moments import moments, restore_moments
 from polyclinic.algorithms.wire import INITIAL, Architecture, head_settings, modalities_of
 from polyclinic.data.batch import Batch, Patients, SplitName
 from polyclinic.device import here
-from polyclinic.evaluation.metrics import scores
-from polyclinic.exchange import PERSONAL, State, Tensors, Update, group_of
+from polyclinic.evaluation.metrics import scores, scores_of
+from polyclinic.exchange import State, Tensors, Update, group_of
 from polyclinic.models.multimodal import FUSED, HeadSettings, SiteModel
 from polyclinic.models.tensors import (
     difference,
@@ -23,6 +24,7 @@ from polyclinic.models.tensors import (
     require_bearable,
     tensors_of,
 )
+from polyclinic.study import Study
 from polyclinic.training import (
     EVALUATION_BATCH,
     BatchLoss,
@@ -37,8 +39,6 @@ from polyclinic.training import (
     seeded,
 )
 
-ADAM = PERSONAL + "adam."
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 Filled = Callable[[Batch], Batch]
 
 
@@ -71,13 +71,7 @@ class SiteTask:
         optimiser = torch.optim.AdamW(
             [g for g in groups if g["params"]], weight_decay=settings.weight_decay, fused=True
         )
-        for name, weight in own.items():
-            keys = [f"{ADAM}{name}.{moment}" for moment in MOMENTS]
-            if all(k in self.memory for k in keys):
-                optimiser.state[weight] = {
-                    moment: torch.tensor(self.memory[k], device=weight.device)
-                    for moment, k in zip(MOMENTS, keys, strict=True)
-                }
+        restore_moments(optimiser, own, self.memory)
         return optimiser
 
     def update(self, scalars: dict[str, float]) -> Update:
@@ -90,12 +84,8 @@ class SiteTask:
         now = tensors_of(self.model)
         kept = personal({n: v for n, v in now.items() if n not in self.shared})
         if optimiser is not None:
-            for name, weight in self.model.named_parameters():
-                state = optimiser.state.get(weight)
-                if state and name not in self.shared:
-                    for moment in MOMENTS:
-                        value = state[moment].detach().cpu().numpy()
-                        kept[f"{ADAM}{name}.{moment}"] = np.array(value, dtype=np.float32)
+            named = self.model.named_parameters()
+            kept |= moments(optimiser, {n: w for n, w in named if n not in self.shared})
         return kept
 
 
@@ -131,9 +121,23 @@ def open_task(
     return SiteTask(model, shared, start, kept)
 
 
+class Site(Protocol):
+    """What it takes to fill a model: no patients."""
+
+    @property
+    def site(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def study(self) -> Study:
+        """The study the model is for."""
+        ...
+
+
 def placed(
     model: nn.Module,
-    patients: Patients,
+    patients: Site,
     federated: Callable[[str], bool],
     state: State,
     kept: Tensors,
@@ -178,12 +182,16 @@ def told_scores(found: Tensors, patients: Patients, split: SplitName) -> dict[st
     """Scores of predictions of a split that may leave the site.
 
     A score over a handful of patients tells about those patients: there is none where a class
-    has fewer patients than the site's smallest cell, and none of a label of which a side has.
+    has fewer patients than the site's smallest cell, none of a label of which a side has, and none
+    of a region for which it is defined of fewer.
     """
     task = patients.study.task
     told = tellable(patients.people(split), patients.minimum_cell)
     if not task.multi_label:
-        return scores(found["probability"], found["label"]) if bool(told.all()) else {}
+        # Of several records of a patient, all but one say nothing of how many patients there are.
+        again = patients.size(split) - patients.distinct(split)
+        least = patients.minimum_cell + again
+        return scores_of(found, task, least=least) if bool(told.all()) else {}
     kept = [i for i, shown in enumerate(told.tolist()) if shown]
     names = [task.names[i] for i in kept]
     return scores(found["probability"][:, kept], found["label"][:, kept], names)

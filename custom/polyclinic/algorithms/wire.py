@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from polyclinic.algorithms.fold import KeyedMean
+from polyclinic.algorithms.fold import Float64, KeyedMean
 from polyclinic.data.batch import Patients
 from polyclinic.errors import ContractViolation
 from polyclinic.exchange import STORE, Contract, State, Tensors, TensorSpec, Update, group_of
@@ -143,8 +143,17 @@ class OpenRound:
     means: KeyedMean = field(default_factory=KeyedMean)
     sites: set[str] = field(default_factory=set)
 
-    def accept(self, site: str, update: Update, rule: WeightRule) -> None:
+    def accept(
+        self,
+        site: str,
+        update: Update,
+        rule: WeightRule,
+        rows: Mapping[str, Float64] | None = None,
+    ) -> None:
         """Fold the model tensors of one update, after checking all of it.
+
+        Args:
+            rows: by name, a weight for each row of a tensor instead of one by the rule.
 
         Raises:
             ContractViolation: a second update, an unknown name, shape, type or number.
@@ -152,24 +161,30 @@ class OpenRound:
         if site in self.sites:
             raise _refused("one update per site and round", "a second one")
         check_update(update, self.contract)
-        weights = {
+        weights: dict[str, float | Float64] = {
             n: weight_of(rule, self.contract.specs[n].holder, update.scalars)
             for n in update.tensors
             if not n.startswith(STORE)
         }
+        weights |= rows or {}
         self.sites.add(site)
         for name, weight in weights.items():
             self.means.add(site, name, update.tensors[name], weight)
 
-    def folded(self, rate: float = 1.0) -> Tensors:
-        """old + rate · mean difference for every model tensor somebody sent; the rest as it was."""
+    def folded(self, rate: float = 1.0, rates: Mapping[str, float] | None = None) -> Tensors:
+        """old + rate · mean difference for every model tensor somebody sent; the rest as it was.
+
+        Args:
+            rates: by root of a name (``dec``), another rate.
+        """
         out: Tensors = {}
         for name, old in self.state.tensors.items():
             kept = name.startswith(STORE) or name not in self.means.names()
-            if kept or float(self.means.weight(name)) == 0:
+            if kept or not self.means.weight(name).any():
                 out[name] = old
             else:
-                moved = old.astype(np.float64) + rate * self.means.mean(name)
+                share = (rates or {}).get(name.split(".")[0], rate)
+                moved = old.astype(np.float64) + share * self.means.mean(name)
                 out[name] = moved.astype(old.dtype)
         return out
 

@@ -11,9 +11,10 @@ import typer
 
 from polyclinic.algorithms.presets import Method
 from polyclinic.cli import output
+from polyclinic.cli.comparison_tables import print_summary
 from polyclinic.cli.studies import given_study, study_beside
 from polyclinic.comparison.experiment import Plan, chosen_methods, run_plan, site_folders
-from polyclinic.comparison.missing import Missing, parse_missing
+from polyclinic.comparison.missing import parse_missing
 from polyclinic.errors import StudyError
 from polyclinic.evaluation.summary import summarise
 from polyclinic.jobs import load_job
@@ -146,48 +147,3 @@ def _described(half: object) -> dict[str, Any]:
     kind = type(half)
     path = f"{kind.__module__}.{kind.__qualname__}"
     return {"path": path, "args": {f: getattr(half, f) for f in fields}}
-
-
-def print_summary(summary: dict[str, Any], missing: Missing | None = None) -> None:
-    """AUROC by method: over sites with interval, per site, and with a modality missing."""
-    for test, title in (
-        ("pooled", "all sites' test patients, the site's modalities"),
-        ("own", "each site's own test patients"),
-    ):
-        found = summary.get(test, {}).get("auroc", {})
-        if not found:
-            continue
-        sites = sorted({s for entry in found.values() for s in entry["sites"]})
-        rows = [_row(name, entry) for name, entry in found.items()]
-        columns = ["method", "AUROC", "sd", "95 % interval", "gap closed"]
-        output.table(f"AUROC on {title}", columns, rows)
-        by_site = [[name, *_site_means(entry, sites)] for name, entry in found.items()]
-        output.table("by site", ["method", *sites], by_site)
-        if missing is not None:
-            print_missing(summary, test, missing)
-
-
-def print_missing(summary: dict[str, Any], test: str, missing: Missing) -> None:
-    """AUROC by method and share of patients without the modality; mean over sites."""
-    names = [missing.name(test, rate) for rate in missing.rates]
-    found = [summary.get(name, {}).get("auroc", {}) for name in names]
-    rows: list[list[object]] = [
-        [method, *(entry.get(method, {}).get("mean", float("nan")) for entry in found)]
-        for method in found[0]
-    ]
-    columns = ["method", *(f"{rate:.0%}" for rate in missing.rates)]
-    output.table(f"by share of patients without '{missing.modality}'", columns, rows)
-
-
-def _row(name: str, entry: dict[str, Any]) -> list[object]:
-    low, high = entry["interval"]
-    spread = float("nan") if entry["sd"] is None else entry["sd"]
-    closed = "-" if entry["gap_closed"] is None else f"{entry['gap_closed']:.0%}"
-    # One repeat has no spread.
-    span = "-" if entry["sd"] is None else f"{low:.3f} to {high:.3f}"
-    return [name, entry["mean"], spread, span, closed]
-
-
-def _site_means(entry: dict[str, Any], sites: list[str]) -> list[float]:
-    """Mean by site; NaN where a site's test patients are all of one class."""
-    return [entry["sites"][s]["mean"] if s in entry["sites"] else float("nan") for s in sites]

@@ -21,7 +21,7 @@ from polyclinic.comparison.missing import Missing
 from polyclinic.data.batch import Patients, SplitName
 from polyclinic.data.cohort import Cohort, merge, open_cohort
 from polyclinic.errors import PolyclinicError, StudyError
-from polyclinic.evaluation.metrics import scores
+from polyclinic.evaluation.metrics import scores_of
 from polyclinic.exchange import State, Tensors
 from polyclinic.models.weights import weights_at
 from polyclinic.settings import SiteSettings, load_settings
@@ -145,7 +145,7 @@ def run_method(
             tests |= missing.grid(tests, seed)
         for test, tested in tests.items():
             found = client.predict(tested, *trained[site], scored)
-            yield site, test, scores(found["probability"], found["label"], study.task.names)
+            yield site, test, scores_of(found, study.task)
 
 
 def _slice(server: Server, study: Study, patients: Patients, state: State) -> State:

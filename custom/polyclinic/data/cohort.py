@@ -17,7 +17,8 @@ from polyclinic.data.column import Column, Reading, Request, kind_reader, rows_o
 from polyclinic.data.labels import label_tensor
 from polyclinic.data.manifest import Manifest, read_manifest
 from polyclinic.data.quarantine import Entry, QuarantineReport
-from polyclinic.data.selection import Selection, union
+from polyclinic.data.scan import read_scans
+from polyclinic.data.selection import Selection, Together, union
 from polyclinic.data.split import assign
 from polyclinic.errors import DataError, StudyError
 from polyclinic.settings import CohortSource, SiteSettings
@@ -31,11 +32,13 @@ class Records:
     Attributes:
         readings: by modality of the study that the site declares; a column's rows are those of
             the manifest, patients or records of theirs.
+        together: of a study that segments, what its modalities are read from.
     """
 
     manifest: Manifest
     readings: Mapping[str, Reading]
     report: QuarantineReport
+    together: Together | None = None
 
     def require_carried(self, held: Sequence[str]) -> None:
         """Refuse a modality that the site holds and no patient carries.
@@ -74,11 +77,17 @@ def requests(settings: SiteSettings, study: Study, manifest: Manifest) -> list[R
 
     Raises:
         StudyError: the study reads the patient column or the label as a feature.
-        DataError: the site trains on none of them.
+        DataError: the site trains on none of them, or offers to be the anchor without all.
     """
     source = settings.cohort(study.name)
     _require_features(source, study)
     held = set(source.held) & set(study.modalities)
+    if source.anchor and held != set(study.modalities):
+        raise DataError(
+            expected="every modality of the study at a site that offers to be its anchor",
+            got=f"{len(held)} of {len(study.modalities)}",
+            remedy="take 'anchor' out of polyclinic.yaml, or declare the others",
+        )
     if not held:
         raise DataError(
             expected="at least one modality of the study at this site",
@@ -135,16 +144,29 @@ def read_records(settings: SiteSettings, study: Study) -> Records:
     """
     manifest = read_manifest(settings.cohort(study.name), study)
     asked = requests(settings, study, manifest)
+    if study.task.segments:
+        read = read_scans(asked, settings.cohort(study.name), study)
+        return assemble(manifest, read.readings, read.entries, read.scans)
     return assemble(manifest, {r.name: kind_reader(r.modality.kind).read(r) for r in asked})
 
 
-def assemble(manifest: Manifest, readings: Mapping[str, Reading]) -> Records:
+def assemble(
+    manifest: Manifest,
+    readings: Mapping[str, Reading],
+    entries_of_all: Sequence[Entry] = (),
+    together: Together | None = None,
+) -> Records:
     """The records of a manifest and what its modalities' readers found.
 
     Readers know rows by their own id; what they leave out is counted by patient.
+
+    Args:
+        entries_of_all: files that are left out and belong to no modality alone: masks. Whom they
+            leave without anything is not told again.
     """
     owner = {p.key: p.pseudonym for p in manifest.patients}
-    found = [e for r in readings.values() for e in r.entries]
+    found = [*entries_of_all, *(e for r in readings.values() for e in r.entries)]
+    explained = {e.patient for e in entries_of_all}
     entries = [
         *manifest.entries,
         *(replace(e, patient=owner.get(e.patient, e.patient)) for e in found),
@@ -155,8 +177,10 @@ def assemble(manifest: Manifest, readings: Mapping[str, Reading]) -> Records:
     for row in rows_of(~carries).tolist():
         patient = manifest.patients[row]
         reference = f"manifest line {patient.line}"
-        entries.append(Entry("no_modality", reference=reference, patient=patient.pseudonym))
-    return Records(manifest, readings, QuarantineReport(tuple(entries), manifest.people))
+        if patient.key not in explained:
+            entries.append(Entry("no_modality", reference=reference, patient=patient.pseudonym))
+    report = QuarantineReport(tuple(entries), manifest.people)
+    return Records(manifest, readings, report, together)
 
 
 @dataclass(frozen=True)
@@ -244,7 +268,8 @@ def _selected(settings: SiteSettings, records: Records, study: Study, seed: int)
     }
     labels = label_tensor([p.label for p in records.manifest.patients], study.task)
     owners, least = records.manifest.owners, settings.minimum_cell
-    return Selection(settings.site, study, columns, labels, assigned, least, owners)
+    together = records.together
+    return Selection(settings.site, study, columns, labels, assigned, least, owners, together)
 
 
 def open_cohort(settings: SiteSettings, study: Study) -> Cohort:

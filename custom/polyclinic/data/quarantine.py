@@ -48,6 +48,9 @@ REASONS: dict[str, str] = {
     "bad_affine": "the orientation matrix is zero, singular or not finite",
     "wrong_dimensions": "the volume does not have three dimensions",
     "different_grids": "the sequences of a patient do not lie on grids that can be joined",
+    "no_mask": "the patient has no mask, which says what is to be predicted",
+    "bad_mask": "the mask cannot be read, holds other numbers than the study's classes, or lies in "
+    "another place than the scan",
     "missing_slices": "slices of the series are missing or repeat",
     "ambiguous_series": "several series or files answer to the name of one sequence",
     "unsupported_slide": "the slide is of no format that is read by tiles",

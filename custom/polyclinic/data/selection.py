@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +21,35 @@ MOST_SHOWN = 1 << 28
 MOST_LEARNT = 4 << 30
 
 
+class Together(Protocol):
+    """What several modalities of P rows are read from at once: crops of one scan, and its mask."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of what is learnt from one row."""
+        ...
+
+    def collate(
+        self, rows: Tensor, present: Mapping[str, Tensor], generator: torch.Generator | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
+        """Inputs and fields by modality as in ``Batch``, labels, and the place in ``rows`` of each
+        one's row, (B,) int64.
+
+        Args:
+            rows: of a batch; one alone where there is no generator, whole and of its own size.
+            present: by modality, which of the rows are to show it, (len(rows),) bool.
+        """
+        ...
+
+    def below(self, others: Sequence[Any]) -> "Together":
+        """These rows and those of other sites, one below the other."""
+        ...
+
+    def summary(self, minimum: int) -> dict[str, int | float | str]:
+        """Facts of what is asked for, as ``Summarised`` has them of a column."""
+        ...
+
+
 @dataclass(frozen=True)
 class Selection:
     """Some modalities of P patients, or of P records of theirs; implements ``Patients``.
@@ -30,6 +60,7 @@ class Selection:
         assigned: split of each row.
         minimum_cell: the site's smallest group; of several sites the largest of theirs.
         owners: number of each row's patient, (P,) int64; left out, every row is another patient.
+        together: what all columns are read from, of a study that segments.
     """
 
     site: str
@@ -39,6 +70,7 @@ class Selection:
     assigned: Sequence[SplitName] = field(repr=False)
     minimum_cell: int
     owners: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), repr=False)
+    together: Together | None = field(default=None, repr=False)
     _rows: dict[SplitName, Tensor] = field(init=False, repr=False)
     _present: dict[str, Tensor] = field(init=False, repr=False)
 
@@ -100,28 +132,31 @@ class Selection:
 
         A last batch of a single patient joins the one before it, for layers that normalise
         over a batch. With a costly column a thread makes the next batches while one is used.
-        In fixed order a batch is smaller than asked for where its inputs would be too large.
+        In fixed order a batch is smaller than asked for where its inputs would be too large, and
+        is one row where rows are scans.
 
         Raises:
             StudyError: a shuffled batch would be too large.
         """
         rows = self._rows[split]
         batch_size = self._bearable(min(batch_size, rows.numel()), generator is not None)
+        order = torch.arange(rows.numel())
         if generator is not None:
-            rows = rows[torch.randperm(rows.numel(), generator=generator)]
+            order = torch.randperm(rows.numel(), generator=generator)
         if not rows.numel():
             return
         starts = list(range(0, rows.numel(), batch_size))
-        if len(starts) > 1 and rows.numel() - starts[-1] == 1:
+        if len(starts) > 1 and rows.numel() - starts[-1] == 1 and self.together is None:
             starts.pop()
         ends = [*starts[1:], rows.numel()]
-        parts = [rows[start:end] for start, end in zip(starts, ends, strict=True)]
-        if any(getattr(c, "costly", False) for c in self.columns.values()):
+        parts = [order[start:end] for start, end in zip(starts, ends, strict=True)]
+        costly = any(getattr(c, "costly", False) for c in self.columns.values())
+        if costly or self.together is not None:
             jobs = zip(parts, _one_each(generator, len(parts)), strict=True)
-            yield from ahead(lambda job: self._batch(*job), jobs)
+            yield from ahead(lambda job: self._batch(rows, *job), jobs)
             return
         for part in parts:
-            yield self._batch(part, generator)
+            yield self._batch(rows, part, generator)
 
     def _bearable(self, batch_size: int, learnt: bool) -> int:
         """Rows of a batch; fewer than asked for where it is only looked at.
@@ -129,20 +164,29 @@ class Selection:
         Raises:
             StudyError: a batch to learn from, whose rows are the job's to choose, is too large.
         """
-        row = sum(getattr(c, "row_bytes", 0) for c in self.columns.values())
+        if self.together is not None and not learnt:
+            return 1  # stacks differ in size
+        read = [*self.columns.values(), *([self.together] if self.together is not None else [])]
+        row = sum(getattr(c, "row_bytes", 0) for c in read)
         if learnt and batch_size * row > MOST_LEARNT:
             raise StudyError(
                 expected=f"batches of at most {MOST_LEARNT >> 30} GiB of inputs",
                 got="larger ones",
-                remedy="lower batch_size, or the recipe's size or max_instances of a modality",
+                remedy="lower batch_size, max_instances of a modality, or a recipe's size or crops",
             )
         return max(1, batch_size if learnt else min(batch_size, MOST_SHOWN // max(1, row)))
 
-    def _batch(self, rows: Tensor, generator: torch.Generator | None) -> Batch:
+    def _batch(self, rows: Tensor, places: Tensor, generator: torch.Generator | None) -> Batch:
+        """The batch of these places among the rows of a split."""
+        rows = rows.index_select(0, places)
+        present = {m: there.index_select(0, rows) for m, there in self._present.items()}
+        if self.together is not None:
+            inputs, fields, labels, which = self.together.collate(rows, present, generator)
+            present = {m: there.index_select(0, which) for m, there in present.items()}
+            return Batch(inputs, fields, present, labels, places.index_select(0, which))
         inputs, fields = {}, {}
         for name, column in self.columns.items():
             inputs[name], fields[name] = column.collate(rows, generator)
-        present = {m: there.index_select(0, rows) for m, there in self._present.items()}
         return Batch(inputs, fields, present, self.all_labels.index_select(0, rows))
 
     def restricted(self, modalities: Sequence[str]) -> "Selection":
@@ -185,7 +229,7 @@ def union(parts: Sequence[Selection], modalities: Sequence[str], site: str) -> S
     columns: dict[str, Column] = {}
     for name in sorted(set(modalities) & set(study.modalities)):
         modality = study.modalities[name]
-        reader = kind_reader(modality.kind)
+        reader = kind_reader("scan" if study.task.segments else modality.kind)
         columns[name] = reader.join(
             [p.columns.get(name) or reader.absent(len(p.assigned), modality) for p in parts]
         )
@@ -196,4 +240,6 @@ def union(parts: Sequence[Selection], modalities: Sequence[str], site: str) -> S
         owners.append(part.owners + taken)
         taken += len(part.assigned)
     least = max(p.minimum_cell for p in parts)
-    return Selection(site, study, columns, labels, assigned, least, torch.cat(owners))
+    first, *rest = (p.together for p in parts)
+    together = None if first is None else first.below(rest)
+    return Selection(site, study, columns, labels, assigned, least, torch.cat(owners), together)

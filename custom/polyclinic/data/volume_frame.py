@@ -8,7 +8,7 @@ halves disk, memory and reading time.
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,34 +39,71 @@ STACK = "stack"
 MAX_FRAMED = 1 << 26
 
 
-def framed_shape(affine: Floats, shape: Sequence[int], recipe: VolumeRecipe) -> tuple[int, ...]:
+class Frame(Protocol):
+    """What every recipe of volumes says of the grid they are brought onto."""
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Voxels of what a model sees."""
+        ...
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float] | None:
+        """Edges of a voxel; ``None`` leaves those of the first sequence."""
+        ...
+
+    @property
+    def normalise(self) -> Literal["nonzero", "all"]:
+        """Over which voxels a sequence gets mean 0 and spread 1."""
+        ...
+
+    @property
+    def boxed(self) -> bool:
+        """Whether what is kept lies in the box of voxels above 0."""
+        ...
+
+    @property
+    def padded(self) -> bool:
+        """Whether a stack is filled up to the size before it is kept."""
+        ...
+
+
+def framed_shape(affine: Floats, shape: Sequence[int], recipe: Frame) -> tuple[int, ...]:
     """Voxels per axis that a volume has at the recipe's spacing, before it is cropped."""
+    if recipe.spacing_mm is None:
+        return tuple(shape)
     lengths = zip(shape, spacing_of(affine), recipe.spacing_mm, strict=True)
     return tuple(math.ceil(n * mm / target) for n, mm, target in lengths)
 
 
-def framing(recipe: VolumeRecipe, sequences: Sequence[str], masks: Sequence[str] = ()) -> Compose:
+def framing(
+    recipe: Frame, sequences: Sequence[str], masks: Sequence[str] = (), *, boxing: int | None = None
+) -> Compose:
     """MONAI's transforms from volumes (1, I, J, K) by name to ``stack`` (S, i, j, k).
 
     The first sequence is resampled to the recipe's spacing, all others and the masks straight to
     its grid, so that each is interpolated once. Masks take the nearest label.
+
+    Args:
+        boxing: how many of the first sequences decide the box of what is above 0; all of them.
     """
     first, *others = sequences
     every = [STACK, *masks]
-    lengths = {"pixdim": recipe.spacing_mm, "mode": "bilinear", "padding_mode": "zeros"}
-    steps: list[object] = [Spacingd(first, dtype=np.float32, **lengths)]
+    steps: list[object] = []
+    if recipe.spacing_mm is not None:
+        lengths = {"pixdim": recipe.spacing_mm, "mode": "bilinear", "padding_mode": "zeros"}
+        steps.append(Spacingd(first, dtype=np.float32, **lengths))
     for names, mode in ((others, "bilinear"), (list(masks), "nearest")):
         if names:
             match = partial(ResampleToMatchd, names, key_dst=first, mode=mode)
             steps.append(match(padding_mode="zeros", dtype=np.float32))
     steps.append(ConcatItemsd(list(sequences), STACK, dim=0))
-    if recipe.crop != "centre":
-        steps.append(
-            CropForegroundd(every, source_key=STACK, select_fn=foreground, allow_smaller=True)
-        )
+    if recipe.boxed:
+        looked_at = {"source_key": STACK, "channel_indices": range(boxing or len(sequences))}
+        steps.append(CropForegroundd(every, select_fn=foreground, allow_smaller=True, **looked_at))
     nonzero = recipe.normalise == "nonzero"
     steps.append(NormalizeIntensityd(STACK, nonzero=nonzero, channel_wise=True))
-    if recipe.crop == "random":
+    if recipe.padded:
         steps.append(SpatialPadd(every, spatial_size=recipe.size))
     return Compose(steps)
 
@@ -76,11 +113,13 @@ def foreground(stack: Tensor) -> Tensor:
     return stack > 0
 
 
-def thinned(volume: Volume, recipe: VolumeRecipe) -> Volume:
+def thinned(volume: Volume, recipe: Frame) -> Volume:
     """The means of blocks of voxels where the recipe's are at least twice as long.
 
     Interpolation alone would look at 8 of 64 voxels and turn what lies between into noise.
     """
+    if recipe.spacing_mm is None:
+        return volume
     pairs = zip(recipe.spacing_mm, volume.spacing_mm, volume.voxels.shape, strict=True)
     factors = tuple(min(int(target / mm + 1e-3), n) for target, mm, n in pairs)
     if max(factors) < 2:

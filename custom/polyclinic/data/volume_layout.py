@@ -123,17 +123,17 @@ def volume_files(request: Request) -> VolumeFiles:
     table = table_path(request, folder)
     if layout == "" and table is not None and table.suffix.lower() != ".json":
         listed = read_files(request, SUFFIXES, sequences=True)
-        return _by_sequence(request, folder, listed, names)
+        return by_sequence(request, folder, listed, names)
     found = files_in(folder, SUFFIXES)
     if layout == "" and table is not None:
         rows, entries = datalist_rows(table, request)
     else:
         rows, entries = _named(request, folder, found, names), []
     listed = by_rows(request, folder, found, rows, entries)
-    return _by_sequence(request, folder, listed, names)
+    return by_sequence(request, folder, listed, names)
 
 
-def _by_sequence(request: Request, folder: Path, listed: FileTable, names: Names) -> VolumeFiles:
+def by_sequence(request: Request, folder: Path, listed: FileTable, names: Names) -> VolumeFiles:
     """One file for each sequence of a patient; links that lead out of the folder are left out."""
     files: dict[str, dict[str, tuple[Path, ...]]] = {}
     entries, duplicates, unlisted = list(listed.entries), listed.duplicates, listed.unlisted
@@ -155,33 +155,41 @@ def _by_sequence(request: Request, folder: Path, listed: FileTable, names: Names
 
 def _named(request: Request, folder: Path, found: Mapping[str, Path], names: Names) -> list[Row]:
     """A row for each file whose name says whose it is and which sequence."""
-    known, rows = set(request.ids), []
+    known, rows, wordless = set(request.ids), list[Row](), list[Row]()
     layout = request.source.layout
     order = channels(read_object(folder / "dataset.json")) if layout == "nnunet" else {}
     for name, path in found.items():
         parts = path.relative_to(folder).parts
         bare = stem(path.name, SUFFIXES)
+        sure = True
         if layout == "nnunet":
             whose, word = _nnunet(parts, bare, order)
         elif layout == "bids":
             whose, word = _bids(parts, bare, known, names)
         else:
-            whose, word = _plain(parts, bare, known, names)
+            whose, word, sure = _plain(parts, bare, known, names)
         if word:
-            rows.append(Row("a file of the folder", whose, name, word))
-    return rows
+            row = Row("a file of the folder", whose, name, word)
+            (rows if sure else wordless).append(row)
+    told = {row.pseudonym for row in rows}
+    return rows + [row for row in wordless if row.pseudonym not in told]
 
 
-def _plain(parts: tuple[str, ...], bare: str, known: set[str], names: Names) -> tuple[str, str]:
-    """Patient and sequence by folder and name, or by name alone."""
+def _plain(
+    parts: tuple[str, ...], bare: str, known: set[str], names: Names
+) -> tuple[str, str, bool]:
+    """Patient and sequence by folder and name, or by name alone; and whether a word says so.
+
+    A modality of one sequence needs no word for it, where no other file of the patient has it.
+    """
     sequence, before = names.ending(bare)
+    sure = bool(sequence)
     folders = [as_id(p) for p in parts[:-1]]
     if not sequence and len(names.study) == 1 and (folders or as_id(bare) in known):
-        # A modality of one sequence needs no word for it.
         sequence, before = next(iter(names.study.values())), bare
     word = next((w for w, s in names.study.items() if s == sequence), "")
     whose = next((f for f in folders if f in known), folders[0] if folders else as_id(before))
-    return whose, word
+    return whose, word, sure
 
 
 def _nnunet(parts: tuple[str, ...], bare: str, order: Mapping[int, str]) -> tuple[str, str]:

@@ -50,6 +50,16 @@ class VolumeRecipe(Recipe):
     augment: VolumeAugment | None = None
 
     @property
+    def boxed(self) -> bool:
+        """Whether what is kept lies in the box of voxels above 0."""
+        return self.crop != "centre"
+
+    @property
+    def padded(self) -> bool:
+        """Whether a stack is filled up to the size before it is kept."""
+        return self.crop == "random"
+
+    @property
     def decoding(self) -> dict[str, Any]:
         """The part that decides the kept voxels; the rest is applied when they are read."""
         return self.model_dump(mode="json", exclude={"augment"})

@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from polyclinic.evaluation import pictures
+from polyclinic.evaluation.headline import AUROC, WORDS, headline_of
+from polyclinic.evaluation.regions import anchor_of
 from polyclinic.evaluation.repeats import Compared
 from polyclinic.evaluation.verdict import FEW_REPEATS
 
 Record = Mapping[str, Any]
+SHARE = (0.0, 1.0)
 
 
 def drawn(
@@ -23,34 +26,46 @@ def drawn(
     """
     made: dict[str, str] = {}
     names = list(updates)
-    scores = by_round(records, "validation/auroc")
+    metric = next((c.metric for c in found.values()), headline_of(_scores_told(records)))
+    scores = by_round(records, f"validation/{metric}")
     bars = {t: _bars(c) for t, c in found.items()}
-    limits = pictures.auroc_limits(
-        [v for points in scores.values() for _, v in points]
-        + [mean - spread for rows in bars.values() for *_, mean, spread in rows]
-    )
+    values = [v for points in scores.values() for _, v in points]
+    values += [mean - spread for rows in bars.values() for *_, mean, spread in rows]
+    limits = pictures.auroc_limits(values) if metric == AUROC else SHARE
     if scores:
-        made["validation_auroc"] = pictures.lines(scores, names, "AUROC", limits)
+        made["validation"] = pictures.lines(scores, names, WORDS[metric], limits)
     losses = by_round(records, "train/loss")
     if losses:
         made["train_loss"] = pictures.lines(losses, names, "training loss")
     sent = {site: _coarse(groups) for site, groups in updates.items() if groups}
     if sent:
         made["bytes"] = pictures.stacked(sent)
-    made |= {f"comparison_{t}": pictures.grouped(rows, limits) for t, rows in bars.items()}
+    made |= {
+        f"comparison_{t}": pictures.grouped(rows, WORDS[metric], limits) for t, rows in bars.items()
+    }
     norms = _prototype_series(records, "proto_norm/")
     if norms:
         made["prototypes"] = pictures.lines(norms, sorted(norms), "prototype norm")
+    kept = by_round(records, "filters/personal")
+    if kept:
+        made["filters"] = pictures.lines(kept, names, "share of filters", SHARE)
     return made
+
+
+def _scores_told(records: Sequence[Record]) -> set[str]:
+    """Names of the scores that any site told of any split."""
+    told = (m for r in records for metrics in r.get("metrics", {}).values() for m in metrics)
+    return {name.partition("/")[2] for name in told}
 
 
 def by_round(records: Sequence[Record], metric: str) -> dict[str, list[tuple[int, float]]]:
     """Rounds and values of a metric, by site; sites that never told it are left out."""
     series: dict[str, list[tuple[int, float]]] = {}
     for record in records:
-        if record.get("kind") != "round":
+        if record.get("kind") not in ("round", "anchor"):
             continue
-        for site, metrics in sorted(record.get("metrics", {}).items()):
+        told = {**record.get("metrics", {}), **anchor_of(record).get("metrics", {})}
+        for site, metrics in sorted(told.items()):
             if metric in metrics:
                 series.setdefault(site, []).append((int(record["round"]), float(metrics[metric])))
     return series
@@ -66,11 +81,12 @@ def _bars(found: Compared) -> list[tuple[str, str, float, float]]:
 
 
 def _coarse(groups: Mapping[str, int]) -> dict[str, int]:
-    """Bytes by encoder, and all heads and all stores together: they are small and many."""
-    words = {"head": "heads", "store": "prototypes"}
+    """Bytes by encoder, and all heads and all prototypes together: they are small and many."""
+    words = {"head": "heads", "store": "prototypes", "dec": "decoder"}
+    words |= {"store.anchor": "anchors", "store.filter": "filter marks"}
     sizes: dict[str, int] = {}
     for group, count in groups.items():
-        name = words.get(group.partition(".")[0], group)
+        name = words.get(group) or words.get(group.partition(".")[0], group)
         sizes[name] = sizes.get(name, 0) + count
     return sizes
 

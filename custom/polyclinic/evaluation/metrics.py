@@ -1,19 +1,23 @@
-"""Scores of class probabilities, per site; NumPy only.
+"""Scores of class probabilities and of segmentations, per site; NumPy only.
 
 A score that is not defined (AUROC with one class) is left out, never invented.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+
+from polyclinic.task import Task
 
 Float = npt.NDArray[np.floating]
 Int = npt.NDArray[np.integer]
 
 METRIC_NAME = re.compile(
     r"^(train|validation|test)/(auroc|auprc|balanced_accuracy|brier|loss|n)(/[a-z0-9_+]+)?$"
+    r"|^(train|validation|test)/(dice|hd95)(/global|/(personal|global)/[a-z0-9_]+/[a-z0-9_+]+)?$"
+    r"|^filters/personal$"
     r"|^(proto_norm|proto_separation|embedding_variance|head_norm)/[a-z0-9_]+$"
     r"|^seconds/(train|evaluate|load)$|^quarantined(/[a-z_]+)?$"
 )
@@ -21,6 +25,13 @@ METRIC_NAME = re.compile(
 
 BY_LABEL = ("auroc", "auprc", "brier")
 """Scores of each label of a multi-label task, under ``<score>/<label>``."""
+
+OVERLAPS = ("dice", "hd95")
+"""Scores of a segmentation: ``<score>`` and ``<score>/global`` over all regions, and
+``<score>/<model>/<region>/<subset>`` of one region, predicted from ``flair+t1ce``."""
+
+MODELS = ("personal", "global")
+"""Models of which a segmentation is scored; the first is the one that a site uses."""
 
 
 def auroc(label: Int, score: Float) -> float | None:
@@ -126,6 +137,63 @@ def _label_scores(
         each = [v for k, v in found.items() if k.startswith(f"{kind}/")]
         found |= {kind: float(np.mean(each))} if each else {}
     return found | {"n": float((~np.isnan(y)).any(axis=1).sum())}
+
+
+def scores_of(
+    found: Mapping[str, npt.NDArray[np.generic]], task: Task, *, least: int = 1
+) -> dict[str, float]:
+    """Every score of what a client half predicted for a split, by the kind of task.
+
+    Args:
+        found: ``probability`` and ``label``, see ``scores``; of a segmentation its scores, see
+            ``segmentation_scores``, which also has ``least``.
+    """
+    if task.segments:
+        return segmentation_scores(found, least=least)
+    return scores(found["probability"], found["label"], task.names)
+
+
+def segmentation_scores(
+    found: Mapping[str, npt.NDArray[np.generic]], *, least: int = 1
+) -> dict[str, float]:
+    """Means over patients of every score that is defined, the means of those over regions, and n.
+
+    ``dice`` and ``hd95`` are means over the regions with all the sequences that the site holds: of
+    its personal model (of the global one, where a method has no other); ``<score>/global`` is the
+    same of the global one. HD95 is told with all the sequences only.
+
+    Args:
+        found: ``<score>/<model>/<region>/<subset>``: one value of each patient, NaN where it is not
+            defined. The largest subset of the model that the site uses is what the site holds.
+        least: patients that must be behind a mean.
+    """
+    n = max((len(values) for values in found.values()), default=0)
+    if not n:
+        return {}
+    used = next((m for m in MODELS if any(k.startswith(f"dice/{m}/") for k in found)), MODELS[0])
+    held = (_subset(name) for name in found if name.startswith(f"dice/{used}/"))
+    full = max(held, key=lambda s: (s.count("+"), s), default="")
+    told: dict[str, float] = {}
+    for name, values in found.items():
+        defined = np.asarray(values, dtype=np.float64)
+        defined = defined[~np.isnan(defined)]
+        if len(defined) >= least and (name.startswith("dice/") or _subset(name) == full):
+            told[name] = float(defined.mean())
+    for kind in OVERLAPS:
+        for model, headline in ((used, kind), ("global", f"{kind}/global")):
+            each = _of_regions(told, f"{kind}/{model}/", full)
+            told |= {headline: float(np.mean(each))} if each else {}
+    return told | {"n": float(n)}
+
+
+def _subset(name: str) -> str:
+    """``flair+t1ce`` of ``dice/personal/wt/flair+t1ce``."""
+    return name.rpartition("/")[2]
+
+
+def _of_regions(told: Mapping[str, float], prefix: str, subset: str) -> list[float]:
+    """The scores of every region under a prefix, predicted from one subset of the sequences."""
+    return [v for k, v in told.items() if k.startswith(prefix) and _subset(k) == subset]
 
 
 def _is(label: Int, c: int) -> Int:

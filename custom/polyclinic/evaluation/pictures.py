@@ -39,13 +39,15 @@ def lines(
 
 
 def stacked(parts: Mapping[str, Mapping[str, int]]) -> str:
-    """One bar per site, stacked by parameter group, in kB."""
+    """One bar per site, stacked by parameter group, in kB or MB."""
     groups = sorted({g for sizes in parts.values() for g in sizes})
+    large = max((sum(sizes.values()) for sizes in parts.values()), default=0) >= 10_000_000
+    unit, divisor = ("MB", 1_000_000) if large else ("kB", 1000)
     figure, axes = _canvas(height=0.9 + 0.5 * len(parts))
     sites = list(parts)
     left = [0.0] * len(sites)
     for i, group in enumerate(groups):
-        widths = [parts[s].get(group, 0) / 1000 for s in sites]
+        widths = [parts[s].get(group, 0) / divisor for s in sites]
         axes.barh(
             range(len(sites)),
             widths,
@@ -58,13 +60,15 @@ def stacked(parts: Mapping[str, Mapping[str, int]]) -> str:
         left = [a + b for a, b in zip(left, widths, strict=True)]
     axes.set_yticks(range(len(sites)), [_name(s) for s in sites])
     axes.invert_yaxis()
-    axes.set_xlabel("kB of one update")
+    axes.set_xlabel(f"{unit} of one update")
     axes.grid(axis="y", visible=False)
     _legend(axes, len(groups))
     return _address(figure)
 
 
-def grouped(rows: Sequence[tuple[str, str, float, float]], limits: tuple[float, float]) -> str:
+def grouped(
+    rows: Sequence[tuple[str, str, float, float]], title: str, limits: tuple[float, float]
+) -> str:
     """Bars of method by site: (method, site, mean, spread); a whisker where the spread is not 0."""
     methods = list(dict.fromkeys(r[0] for r in rows))
     sites = list(dict.fromkeys(r[1] for r in rows))
@@ -87,7 +91,7 @@ def grouped(rows: Sequence[tuple[str, str, float, float]], limits: tuple[float, 
         )
     axes.set_xticks(range(len(sites)), [_name(s) for s in sites])
     axes.set_ylim(*limits)
-    axes.set_ylabel("AUROC")
+    axes.set_ylabel(title)
     axes.grid(axis="x", visible=False)
     _legend(axes, len(methods))
     return _address(figure)

@@ -2,7 +2,8 @@
 
 The page is a single file with its pictures inside; it loads nothing, so it can be mailed and
 archived. It is made from the run's ledger alone (and, when given, the records of ``polyclinic
-compare``), so whoever holds the ledger can make it again.
+compare``), so whoever holds the ledger can make it again. Only where a site gives it pictures of
+its patients' scans does it show any, and says that it stays there.
 
 Guarantees (tests/evaluation/test_report.py):
     * no cell starts with a character that a spreadsheet runs (= + - @ tab);
@@ -18,6 +19,8 @@ from importlib import resources
 from typing import Any
 
 from polyclinic.evaluation.gallery import drawn
+from polyclinic.evaluation.headline import AUROC, DICE, WORDS
+from polyclinic.evaluation.regions import anchor_of, anchor_steps, region_rows, subset_rows
 from polyclinic.evaluation.repeats import compared
 from polyclinic.evaluation.verdict import FEW_REPEATS, TESTS, method_of, sentences
 from polyclinic.evaluation.wording import algorithm, cell, moment, score, size
@@ -39,6 +42,7 @@ class SiteRow:
 
     Attributes:
         auroc: on the site's own test patients at the end, or its last on validation.
+        dice: of a segmentation the same.
         labels: the same of each label of a multi-label task that the site knows.
         sent: bytes of all updates that counted.
         groups: bytes of one update by parameter group.
@@ -54,6 +58,17 @@ class SiteRow:
     groups: Mapping[str, int]
     quarantined: int
     labels: Mapping[str, float] = field(default_factory=dict)
+    dice: float | None = None
+
+    @property
+    def metric(self) -> str:
+        """The score that stands for the site."""
+        return AUROC if self.dice is None else DICE
+
+    @property
+    def score(self) -> float | None:
+        """Its value."""
+        return self.auroc if self.dice is None else self.dice
 
 
 def render(
@@ -63,6 +78,7 @@ def render(
     comparison: Record | None = None,
     job: str = "",
     methods: Mapping[str, str] | None = None,
+    overlays: Mapping[str, str] | None = None,
 ) -> str:
     """The page, as HTML.
 
@@ -72,23 +88,18 @@ def render(
         comparison: content of ``polyclinic compare --json``.
         job: the job's name, when known; a ledger holds its id only.
         methods: one line on each method that may have been compared.
+        overlays: pictures of a site's own patients as data addresses, by name.
     """
-    import jinja2  # reports only; the rest of the package runs without
-
     start, end = _first(records, "start"), _first(reversed(records), "end")
     rounds = [r for r in records if r.get("kind") == "round"]
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"cell": cell, "size": size, "score": score, "moment": moment}
-    page = environment.from_string(
-        resources.files("polyclinic.evaluation").joinpath("report.html").read_text("utf-8")
-    )
     sites = site_rows(records)
-    asked = set((study or {}).get("task", {}).get("labels") or {})
+    task = (study or {}).get("task", {})
+    asked = set(task.get("labels") or {})
     by_test = compared(comparison or {})
     found = {t: by_test[t] for t in TESTS if t in by_test}
     known = {*(methods or {}), *(row.method for c in found.values() for row in c.rows)}
     ours = method_of(start, job, known)
-    return page.render(
+    return _page().render(
         job=job,
         algorithm=algorithm(str(start.get("algorithm", ""))),
         ours=ours,
@@ -110,13 +121,50 @@ def render(
         comparison=found,
         pictures=drawn(records, {s.name: s.groups for s in sites}, found),
         ledger=ledger_hash(records),
+        headline=WORDS[DICE if any(s.metric == DICE for s in sites) or task.get("mask") else AUROC],
+        overlays=overlays or {},
+        **_of_regions(records, task.get("mask") or {}),
     )
+
+
+def _page() -> Any:
+    """The template of the page."""
+    import jinja2  # reports only; the rest of the package runs without
+
+    folder = resources.files("polyclinic.evaluation")
+    environment = jinja2.Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
+    )
+    environment.filters |= {"cell": cell, "size": size, "score": score, "moment": moment}
+    return environment.get_template("report.html")
+
+
+def _of_regions(records: Sequence[Record], mask: Record) -> dict[str, Any]:
+    """What the page says of a segmentation; empty tables where there is nothing to say.
+
+    Args:
+        mask: of the study's task; without one no region is named.
+    """
+    final, regions = final_scores(records), list(mask.get("regions", ()))
+    subsets = subset_rows(final, regions)
+    return {
+        "regions": regions,
+        "region_rows": region_rows(final, regions),
+        "subset_rows": subsets,
+        "sequences": sorted({s for row in subsets for s in row.sequences}),
+        "anchors": anchor_steps(records),
+        "anchor_site": str(_first(records, "census").get("anchor") or ""),
+    }
 
 
 def site_rows(records: Sequence[Record]) -> list[SiteRow]:
     """One row per site that announced itself, by name."""
     census = _first(records, "census").get("sites", {})
     rounds = [r for r in records if r.get("kind") == "round"]
+    messages = [*rounds, *filter(None, map(anchor_of, records))]
     rows = []
     for name, said in sorted(census.items()):
         final = final_scores(records).get(name, {})
@@ -128,11 +176,12 @@ def site_rows(records: Sequence[Record]) -> list[SiteRow]:
                 counts.get("n"),
                 final.get("test/auroc", final.get("validation/auroc")),
                 sum(name in r.get("heard", ()) for r in rounds),
-                sum(sum(sizes.values()) for sizes in _sizes(rounds, "bytes_in", name)),
-                sum(sum(sizes.values()) for sizes in _sizes(rounds, "bytes_out", name)),
-                _by_group(next(reversed(_sizes(rounds, "bytes_in", name)), {})),
+                sum(sum(sizes.values()) for sizes in _sizes(messages, "bytes_in", name)),
+                sum(sum(sizes.values()) for sizes in _sizes(messages, "bytes_out", name)),
+                _by_group(next(reversed(_sizes(messages, "bytes_in", name)), {})),
                 sum(int(v) for v in said.get("quarantined", {}).values()),
                 by_label(final),
+                final.get("test/dice", final.get("validation/dice")),
             )
         )
     return rows
@@ -147,17 +196,21 @@ def by_label(final: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def _sizes(rounds: Sequence[Record], key: str, site: str) -> list[Mapping[str, int]]:
-    """Bytes by group of every round in which the site's message counted."""
-    return [r[key][site] for r in rounds if site in r.get(key, {})]
+def _sizes(messages: Sequence[Record], key: str, site: str) -> list[Mapping[str, int]]:
+    """Bytes by group of every round and anchor step in which the site's message counted."""
+    return [r[key][site] for r in messages if site in r.get(key, {})]
 
 
 def _by_group(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Bytes with ``store.count.wsi`` and ``store.proto.wsi`` in one ``store.wsi``."""
+    """Bytes with ``store.count.wsi`` and ``store.proto.wsi`` in one ``store.wsi``, and those of
+    all levels of anchors and of all marks of filters in one each."""
     groups: dict[str, int] = {}
     for name, count in sizes.items():
         head, _, rest = name.partition(".")
-        group = f"{head}.{rest.partition('.')[2]}" if head == "store" and "." in rest else name
+        kind, _, of = rest.partition(".")
+        group = name
+        if head == "store" and of:
+            group = f"store.{of}" if kind in ("proto", "count") else f"store.{kind}"
         groups[group] = groups.get(group, 0) + count
     return groups
 
@@ -179,6 +232,16 @@ def trouble(records: Sequence[Record]) -> list[tuple[str, str, str, str]]:
         for key, words in ABSENCES.items():
             for site, why in _sites_of(record.get(key, ())):
                 rows.append((when, site, words, why))
+    rows += [
+        (
+            f"round {step.round}",
+            step.site or "anchor site",
+            "anchor step did not count",
+            step.reason,
+        )
+        for step in anchor_steps(records)
+        if step.kept
+    ]
     return rows
 
 

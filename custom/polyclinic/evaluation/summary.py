@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from polyclinic.evaluation.headline import DICE
 from polyclinic.evaluation.metrics import bootstrap_interval
 
 Record = Mapping[str, Any]
@@ -62,6 +63,30 @@ def figures(values: Sequence[float]) -> dict[str, Any]:
         "sd": float(data.std(ddof=1)) if len(data) > 1 else None,
         "interval": [low, high],
         "n": len(data),
+    }
+
+
+def subset_means(
+    by_metric: Mapping[str, Mapping[str, Any]],
+) -> dict[str, dict[tuple[str, str], float]]:
+    """Dice by subset of a scan's sequences, and by method and model; the smallest subsets first.
+
+    Each is the mean over regions of the mean over those sites that hold the subset.
+
+    Args:
+        by_metric: of one test, as ``summarise`` gives it.
+    """
+    regions: dict[str, dict[tuple[str, str], list[float]]] = {}
+    for metric, methods in by_metric.items():
+        kind, *named = metric.split("/")
+        if kind == DICE and len(named) == 3:
+            model, _, subset = named
+            cells = regions.setdefault(subset, {})
+            for method, entry in methods.items():
+                cells.setdefault((method, model), []).append(float(entry["mean"]))
+    by_size = sorted(regions, key=lambda subset: (subset.count("+"), subset))
+    return {
+        subset: {key: float(np.mean(v)) for key, v in regions[subset].items()} for subset in by_size
     }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from polyclinic.evaluation.headline import WORDS
 from polyclinic.evaluation.repeats import Compared, Method
 from polyclinic.evaluation.wording import score
 
@@ -28,7 +29,8 @@ def sentences(found: Compared, test: str, ours: str, comparison: Mapping[str, An
     if not ranked:
         return []
     best = ranked[0]
-    told = [f"On {TESTS.get(test, test)}, {best.method} is ahead with a mean AUROC of {_n(best)}"]
+    where, score_of = TESTS.get(test, test), WORDS[found.metric]
+    told = [f"On {where}, {best.method} is ahead with a mean {score_of} of {_n(best)}"]
     if len(ranked) > 1:
         told[0] += "; then " + ", ".join(f"{row.method} {_n(row)}" for row in ranked[1:])
     told[0] += "."
@@ -36,7 +38,8 @@ def sentences(found: Compared, test: str, ours: str, comparison: Mapping[str, An
     if mine is not None and len(ranked) > 1:
         others = [row for row in ranked if row is not mine]
         told.append(_standing(mine, others))
-        told.append(_trust(mine, others[0], test, comparison))
+        by_method = comparison.get("summary", {}).get(test, {}).get(found.metric, {})
+        told.append(_trust(mine, others[0], by_method))
     return told
 
 
@@ -68,12 +71,12 @@ def _against(mine: Method, other: Method) -> str:
     return f"{score(abs(difference))} {'ahead of' if difference > 0 else 'behind'} {name}"
 
 
-def _trust(mine: Method, other: Method, test: str, comparison: Mapping[str, Any]) -> str:
-    """Whether the difference to the best other method is more than chance."""
+def _trust(mine: Method, other: Method, by_method: Mapping[str, Any]) -> str:
+    """Whether the difference to the best other method is more than chance, by the figures of one
+    score."""
     repeats = min(mine.repeats, other.repeats)
     if repeats < FEW_REPEATS:
         return f"With {repeats} repeat{'s' * (repeats != 1)} such differences may be chance."
-    by_method = comparison.get("summary", {}).get(test, {}).get("auroc", {})
     paired = by_method.get(mine.method, {}).get("minus", {}).get(other.method, {})
     if "interval" not in paired:
         return ""

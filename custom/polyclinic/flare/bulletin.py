@@ -10,7 +10,18 @@ from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
 from polyclinic.ledger import Record
 
-SHOWN = ("kind", "round", "status", "heard", "refused", "failed", "late", "absent", "lost")
+SHOWN = (
+    "kind",
+    "round",
+    "status",
+    "heard",
+    "refused",
+    "failed",
+    "late",
+    "absent",
+    "lost",
+    "anchor",
+)
 
 
 class Bulletin:
@@ -27,7 +38,8 @@ class Bulletin:
     def publish(self, record: Record, fl_ctx: FLContext) -> None:
         """Post a line: any tracking receiver of the job (TensorBoard, MLflow) gets its metrics."""
         self._latest = record
-        for site, metrics in sorted(record.get("metrics", {}).items()):
+        told = record.get("metrics", {}) | record.get("anchor", {}).get("metrics", {})
+        for site, metrics in sorted(told.items()):
             for name, value in sorted(metrics.items()):
                 dxo = create_analytic_dxo(
                     tag=f"{site}/{name}",

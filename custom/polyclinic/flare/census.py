@@ -27,12 +27,14 @@ class Announcement:
         counts: ``n`` and ``n.<modality>``, as the site lets them be known.
         quarantined: files and rows set aside, by reason code.
         version: of polyclinic at the site.
+        anchor: the site offers to be the anchor site.
     """
 
     modalities: tuple[str, ...]
     counts: dict[str, float] = field(default_factory=dict)
     quarantined: dict[str, int] = field(default_factory=dict)
     version: str = ""
+    anchor: bool = False
 
     def record(self) -> Record:
         """The announcement as the ledger has it."""
@@ -41,6 +43,7 @@ class Announcement:
             "counts": self.counts,
             "quarantined": self.quarantined,
             "version": self.version,
+            **({"anchor": True} if self.anchor else {}),
         }
 
 
@@ -70,7 +73,17 @@ def read_census(reply: Reply, study: Study, most_patients: int = MOST_PATIENTS) 
         _counts(said, modalities, most_patients),
         _quarantined(said),
         version if isinstance(version, str) and _WORD.fullmatch(version) else "",
+        _offers(said),
     )
+
+
+def _offers(said: dict[str, Any]) -> bool:
+    """Whether the site offers to be the anchor site: it says 1, or nothing."""
+    if "anchor" not in said:
+        return False
+    if not is_number(said["anchor"]) or said["anchor"] != 1:
+        raise Refused("scalars", expected="an offer that is 1", got="another value")
+    return True
 
 
 def _counts(

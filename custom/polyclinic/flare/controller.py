@@ -19,19 +19,26 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 import polyclinic
-from polyclinic.algorithms.base import Server
+from polyclinic.algorithms.base import AnchorServer, Server
 from polyclinic.errors import PolyclinicError, QuorumLost, StudyError
+from polyclinic.exchange import Contract
 from polyclinic.flare.aggregator import UpdateAggregator
+from polyclinic.flare.anchor_step import AnchorStep
 from polyclinic.flare.archive import FEWEST_SITES
+from polyclinic.flare.asking import Aborted
 from polyclinic.flare.bundle import check_bundle
+from polyclinic.flare.convert import TRAIN, WAYS
 from polyclinic.flare.endurance import bear_with_sites, deaf_to_parties
-from polyclinic.flare.guard import MOST_PATIENTS
+from polyclinic.flare.guard import MOST_PATIENTS, UpdateGuard
+from polyclinic.flare.own_data import OwnData
 from polyclinic.flare.payload import bear_with_payloads, largest_message
 from polyclinic.flare.runbook import LATEST, RunBook, latest_run, run_folder
-from polyclinic.flare.study_run import STAGES, Aborted, StudyRun, Terms
+from polyclinic.flare.site import SETTINGS, client_spec
+from polyclinic.flare.study_run import StudyRun
+from polyclinic.flare.terms import STAGES, Terms
 from polyclinic.models.weights import weights_at
-from polyclinic.settings import server_weights
-from polyclinic.study import load_study
+from polyclinic.settings import load_settings, server_anchor, server_weights
+from polyclinic.study import Study, load_study
 
 
 class Rounds(Controller):
@@ -52,6 +59,9 @@ class Rounds(Controller):
             newest completed run of the same study and algorithm, at its last round.
         start_round: rounds of that run that are done.
         stages: which of train, finalise, evaluate are run; all when not given.
+        anchor: where the algorithm wants a step between rounds, who does it: ``site``, a site that
+            offers to, or ``server``, on a cohort of the server's own.
+        anchor_client: of the latter, the client half, ``{"path", "args", "config_type": "dict"}``.
     """
 
     def __init__(
@@ -67,6 +77,8 @@ class Rounds(Controller):
         run: str = "",
         start_round: int = 0,
         stages: list[str] | None = None,
+        anchor: str = "site",
+        anchor_client: Any = None,
     ) -> None:
         super().__init__()
         wanted = tuple(stages or STAGES)
@@ -82,6 +94,10 @@ class Rounds(Controller):
             _refuse("a part in (0, 1]", "most_share")
         if not set(wanted) <= set(STAGES):
             _refuse(f"stages among {', '.join(STAGES)}", "stages")
+        if anchor not in ("site", "server") or (anchor == "server") != (anchor_client is not None):
+            _refuse("site, or server with an anchor_client", "anchor or anchor_client")
+        self.anchor = anchor
+        self.anchor_client = client_spec(anchor_client) if anchor_client is not None else None
         self.server, self.rounds, self.min_sites = server, rounds, min_sites
         self.round_deadline, self.fetch_deadline = round_deadline, fetch_deadline
         self.census_deadline = census_deadline
@@ -89,6 +105,7 @@ class Rounds(Controller):
         self.run, self.start_round = run, start_round
         self.stages = tuple(s for s in STAGES if s in wanted)
         self._study_run: StudyRun | None = None
+        self._own: OwnData | None = None
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """FLARE: nothing to prepare; everything happens in ``control_flow``."""
@@ -126,7 +143,7 @@ class Rounds(Controller):
         """FLARE: the whole job; a failure ends it with a sentence that says whose job it is."""
         bear_with_sites(fl_ctx, self.communicator)
         try:
-            book, study_run = self._open(fl_ctx)
+            book, study_run = self._open(fl_ctx, abort_signal)
         except PolyclinicError as error:
             self.system_panic(str(error), fl_ctx)
             return
@@ -145,6 +162,9 @@ class Rounds(Controller):
             reason = "FLARE stopped the job"
         except Exception as error:
             status, reason = "failed_unexpected", self._unexpected(error, fl_ctx)
+        finally:
+            if self._own is not None:
+                self._own.end()
         state = study_run.state
         try:
             facts = {"status": status, "reason": reason, "round": state.round, "run": self.run}
@@ -164,7 +184,7 @@ class Rounds(Controller):
         self.log_exception(fl_ctx, f"{kind} in the run")
         return f"{kind} in the server's half of the run; see the server's log (researcher)."
 
-    def _open(self, fl_ctx: FLContext) -> tuple[RunBook, StudyRun]:
+    def _open(self, fl_ctx: FLContext, abort: Signal) -> tuple[RunBook, StudyRun]:
         """The run book, and the run at the state it starts from.
 
         Raises:
@@ -177,7 +197,11 @@ class Rounds(Controller):
         check_bundle(config)
         study = load_study(config)
         contract = self.server.contract(study)
-        bear_with_payloads(largest_message(contract.nbytes_for(study.modalities)))
+        bear_with_payloads(
+            largest_message(
+                max(contract.nbytes_for(study.modalities, way) for way in WAYS.values())
+            )
+        )
         algorithm = f"{type(self.server).__module__}.{type(self.server).__qualname__}"
         if self.run == LATEST:
             self.run, self.start_round = latest_run(workspace, study, algorithm)
@@ -210,8 +234,33 @@ class Rounds(Controller):
             self.most_patients,
         )
         aggregator = UpdateAggregator(self.server, study, contract, self.most_share)
-        self._study_run = StudyRun(self, terms, study, contract, aggregator, book, state)
+        step = self._anchor_step(study, contract, Path(workspace.get_site_config_dir()), abort)
+        self._study_run = StudyRun(self, terms, study, contract, aggregator, book, state, step)
         return book, self._study_run
+
+    def _anchor_step(
+        self, study: Study, contract: Contract, local: Path, abort: Signal
+    ) -> AnchorStep | None:
+        """The step between rounds, where this run has one.
+
+        Raises:
+            SiteError: the server's own files about it cannot be read.
+        """
+        wanted = isinstance(self.server, AnchorServer) and self.server.wants_anchor
+        if not wanted or TRAIN not in self.stages:
+            return None
+        if self.anchor_client is None:
+            return AnchorStep(self.server, contract, pinned=server_anchor(local))
+        self._own = OwnData(
+            load_settings(local / SETTINGS),
+            study,
+            self.anchor_client,
+            UpdateGuard(contract),
+            self.run,
+            self.round_deadline,
+            lambda: bool(abort.triggered),
+        )
+        return AnchorStep(self.server, contract, trainer=self._own)
 
 
 def _refuse(expected: str, where: str) -> None:

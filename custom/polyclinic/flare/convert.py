@@ -16,12 +16,15 @@ from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 
 from polyclinic.errors import ContractViolation
-from polyclinic.exchange import State, Update
+from polyclinic.exchange import State, Update, Way
 
 META = "polyclinic"
 ERROR = "polyclinic.error"  # header of an error reply: code, owner, message
-CENSUS, TRAIN, FINALISE, EVALUATE = "census", "train", "finalise", "evaluate"
-TASKS = (CENSUS, TRAIN, FINALISE, EVALUATE)
+CENSUS, TRAIN, ANCHOR = "census", "train", "anchor"
+FINALISE, EVALUATE = "finalise", "evaluate"
+TASKS = (CENSUS, TRAIN, ANCHOR, FINALISE, EVALUATE)
+# The two tasks whose answers hold tensors, and what of the contract they hold.
+WAYS: dict[str, Way] = {TRAIN: "train", ANCHOR: "anchor"}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,10 @@ Guarantees, for every reply the filter returns:
   site holds, and are never ``personal.*``; names, shapes and dtypes are exactly those of the
   contract that the site's training process derived from the job;
 - a count of a class, which is of patients, is a vote (0 or 1) or no smaller than the site's
-  smallest cell, and a class without one has no mean;
+  smallest cell, and a class without one has no mean; an anchor that is not known is 0;
+- whole numbers are marks (0 or 1); rows of filters that the site keeps for itself are 0;
+- tensors leave in answer to ``train``, and to ``anchor`` from a site that offers itself as anchor
+  site and holds every modality of the study;
 - scalars and metrics are those of ``polyclinic.flare.figures``;
 - an error carries a code, an owner and one sentence, see ``polyclinic.flare.words``; a sentence
   about data is a fixed one;
@@ -19,7 +22,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.filter import Filter
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
@@ -27,10 +29,11 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 
 from polyclinic.errors import PolyclinicError, SiteError
-from polyclinic.exchange import PERSONAL, Contract
+from polyclinic.exchange import PERSONAL, Way
 from polyclinic.flare.audit import EgressAudit
-from polyclinic.flare.convert import CENSUS, ERROR, META, TRAIN, is_number
+from polyclinic.flare.convert import ANCHOR, CENSUS, ERROR, META, TRAIN, WAYS, is_number
 from polyclinic.flare.figures import leaving_metrics, leaving_scalars, refused
+from polyclinic.flare.leaving import require_contract, require_plain, require_silence, require_votes
 from polyclinic.flare.site import CONTRACT, Site, find_site
 from polyclinic.flare.words import leaving_words
 
@@ -41,16 +44,16 @@ ALLOW = (
     r"(fuse|dec|calib)\..+",
     rf"store\.(proto|count)\.{HELD}",
     r"store\.anchor\.[a-z0-9_]+",
+    r"store\.filter\.(mask|weight)",
 )
 # One name of every family the contract can have, for a site that holds "m".
 SPECIMENS = (
     *("enc.m.0.weight", "head.m.weight", "head.fused.weight", "fuse.0.weight", "dec.m.0.weight"),
     *("calib.bias", "store.proto.m", "store.count.m", "store.anchor.a"),
+    *("store.filter.mask", "store.filter.weight"),
 )
-PROTO, COUNT = "store.proto.", "store.count."
 BY_MODALITY = re.compile(r"^(?:enc|head|store\.(?:proto|count))\.([^.]+)")
 WORDS = re.compile(r"[A-Za-z0-9_.]{1,128}")
-DTYPES = frozenset({"float32"})
 RETURN_CODES = frozenset(v for k, v in vars(ReturnCode).items() if k.isupper())
 
 
@@ -107,23 +110,26 @@ class EgressFilter(Filter):
         dxo = self._only_dxo(shareable)
         site = find_site(fl_ctx)
         least = site.settings.minimum_cell
-        labels = tuple(site.study.task.labels)
+        asked = site.study.task
+        named = (tuple(asked.labels), asked.names if asked.segments else ())
         metrics = dxo.meta.pop(MetaKey.INITIAL_METRICS, {})
         scalars = dxo.meta.pop(META, {})
         dxo.meta.pop(MetaKey.FILTER_HISTORY, None)
         if dxo.meta:
             raise refused("meta of this package", f"{len(dxo.meta)} other entries")
         if dxo.data_kind == DataKind.METRICS:
-            told = leaving_metrics(dxo.data, site.held, least, labels)
+            told = leaving_metrics(dxo.data, site.held, least, *named)
             clean = DXO(DataKind.METRICS, data=told, meta={})
-        elif dxo.data_kind == DataKind.WEIGHT_DIFF and task == TRAIN:
-            tensors = self._tensors(dxo.data, site, fl_ctx.get_prop(CONTRACT))
+        elif dxo.data_kind == DataKind.WEIGHT_DIFF and _may_send(task, site):
+            tensors = self._tensors(dxo.data, site, fl_ctx.get_prop(CONTRACT), WAYS[task])
             clean = DXO(DataKind.WEIGHT_DIFF, data=tensors, meta={})
-            told = leaving_metrics(metrics, site.held, least, labels)
+            told = leaving_metrics(metrics, site.held, least, *named)
             clean.meta[MetaKey.INITIAL_METRICS] = told
         else:
             raise refused(f"the kind of data that '{task}' sends", str(dxo.data_kind)[:32])
-        clean.meta[META] = leaving_scalars(scalars, site.held, least, names=task == CENSUS)
+        clean.meta[META] = leaving_scalars(
+            scalars, site.held, least, names=task == CENSUS, anchor=site.offers_anchor
+        )
         return clean.to_shareable()
 
     def _only_dxo(self, shareable: Shareable) -> DXO:
@@ -139,7 +145,9 @@ class EgressFilter(Filter):
             raise refused("a data exchange object", "another structure")
         return DXO(dxo.data_kind, data=dict(dxo.data), meta=dict(dxo.meta or {}))
 
-    def _tensors(self, data: Mapping[str, Any], site: Site, contract: object) -> dict[str, Any]:
+    def _tensors(
+        self, data: Mapping[str, Any], site: Site, contract: object, way: Way
+    ) -> dict[str, Any]:
         patterns = [re.compile(_filled(p, site.held)) for p in self.allow]
         for name, array in data.items():
             plain = isinstance(name, str) and WORDS.fullmatch(name)
@@ -148,12 +156,13 @@ class EgressFilter(Filter):
             found = BY_MODALITY.match(name)
             if name.startswith(PERSONAL) or (found and found[1] not in {*site.held, "fused"}):
                 raise refused("tensors of modalities this site holds", f"'{name}'")
-            _require_plain(name, array)
+            require_plain(name, array)
         size = sum(array.nbytes for array in data.values())
         if not data or size > self.limit_mb * 1e6:
             raise refused(f"1 byte to {self.limit_mb:g} MB of tensors", f"{size} bytes")
-        _require_contract(data, contract, site.held)
-        _require_votes(data, site.settings.minimum_cell)
+        require_contract(data, contract, site.held, way)
+        require_votes(data, site.settings.minimum_cell)
+        require_silence(data)
         return dict(data)
 
     def _error(self, shareable: Shareable, code: str) -> Shareable:
@@ -169,45 +178,9 @@ class EgressFilter(Filter):
         return clean
 
 
-def _require_plain(name: str, array: object) -> None:
-    """Pass finite real numbers in NumPy's own array, which has no room for anything else."""
-    # A subclass may hide numbers behind a mask or carry attributes, a dtype carry metadata.
-    if type(array) is not np.ndarray or array.dtype.name not in DTYPES:
-        raise refused(f"'{name}' as real numbers", type(array).__name__)
-    if array.dtype.metadata or not array.dtype.isnative:
-        raise refused(f"'{name}' as real numbers", "another layout")
-    if not np.isfinite(array).all():
-        raise refused(f"finite numbers in '{name}'", "NaN or infinity")
-
-
-def _require_contract(data: Mapping[str, Any], contract: object, held: Sequence[str]) -> None:
-    """Pass exactly the tensors of the contract, of all or some modalities held."""
-    if not isinstance(contract, Contract):
-        raise refused("the contract from the training process", "none")
-    allowed = contract.names_for(held)
-    holders = {contract.specs[n].holder for n in data if n in allowed} - {None}
-    if set(data) != contract.names_for(h for h in holders if h is not None):
-        raise refused("the tensors of the job's contract", f"{len(data)} that differ from them")
-    for name, array in data.items():
-        spec = contract.specs[name]
-        if array.shape != spec.shape or array.dtype.name != spec.dtype:
-            raise refused(f"'{name}' as {spec.dtype} {spec.shape}", "another shape or dtype")
-
-
-def _require_votes(data: Mapping[str, Any], least: int) -> None:
-    """Pass counts of 0, 1 (a vote) or at least a cell, and no mean of a class without one."""
-    for name, counts in data.items():
-        if name.startswith(COUNT):
-            large = (counts >= least) & (counts == np.rint(counts))
-            if counts.ndim != 1 or not ((counts == 0) | (counts == 1) | large).all():
-                raise refused(f"votes, or counts of {least} or more, in '{name}'", "others")
-    for name, means in data.items():
-        if name.startswith(PROTO):
-            votes = data.get(COUNT + name.removeprefix(PROTO))
-            if votes is None or means.ndim != 2 or len(means) != len(votes):
-                raise refused(f"a mean for each class that votes in '{name}'", "others")
-            if means[votes == 0].any():
-                raise refused(f"no mean of a class that does not vote in '{name}'", "one")
+def _may_send(task: object, site: Site) -> bool:
+    """Whether tensors may leave in answer to a task."""
+    return task == TRAIN or (task == ANCHOR and site.offers_anchor)
 
 
 def _check_pattern(pattern: object) -> None:

@@ -1,4 +1,4 @@
-"""The site's socket in FLARE: census, train, finalise and evaluate, answered by the child process.
+"""The site's socket in FLARE: every task of a job, answered by the child process.
 
 FLARE's return codes are made here and nowhere else. An error is a reply without payload whose
 header says the code, whose job it is and a sentence that may leave (``polyclinic.flare.words``);
@@ -21,11 +21,13 @@ from polyclinic.exchange import Contract, TensorSpec, Update
 from polyclinic.flare.audit import ROUND, RUN
 from polyclinic.flare.child import TrainingProcess
 from polyclinic.flare.convert import (
+    ANCHOR,
     CENSUS,
     ERROR,
     EVALUATE,
     FINALISE,
     TRAIN,
+    WAYS,
     is_number,
     read_task,
     reply,
@@ -47,11 +49,12 @@ from polyclinic.worker.frame import Message, joined
 
 MODALITIES = "polyclinic.modalities"
 SPLITS = ("validation", "test")
-CLOCK = {CENSUS: "load", TRAIN: "train", FINALISE: "train", EVALUATE: "evaluate"}
+CLOCK = {CENSUS: "load", TRAIN: "train", ANCHOR: "train", FINALISE: "train", EVALUATE: "evaluate"}
+KEEPING = (TRAIN, ANCHOR, FINALISE)  # their answers change what the site remembers
 
 
 class SiteExecutor(Executor):
-    """Answers the four tasks of a polyclinic job.
+    """Answers the tasks of a polyclinic job.
 
     Args:
         client: the algorithm's client half, ``{"path", "args"}``; with ``"config_type": "dict"``
@@ -113,7 +116,7 @@ class SiteExecutor(Executor):
             require_company(site.settings, present)
         run = self._run(task, scalars, fl_ctx)
         store = self._store(site, run)
-        if task in (TRAIN, FINALISE):
+        if task in KEEPING:
             store.claim()
         request, patience = self._request(task, shareable, store)
         # For the egress filter, which gets this context too and writes them into its audit.
@@ -122,9 +125,9 @@ class SiteExecutor(Executor):
         answer = child.ask(request, lambda: bool(abort_signal.triggered), patience)
         if not answer.head["ok"]:
             return self._error(answer.head, fl_ctx, answer.head["code"] == ContractViolation.code)
-        if task in (TRAIN, FINALISE):
+        if task in KEEPING:
             store.save(answer.part("personal"), request.head["t"])
-        if task == TRAIN:
+        if task in WAYS:
             fl_ctx.set_prop(CONTRACT, _contract(answer.head), private=True, sticky=False)
         update = Update(answer.part("update"), answer.head["scalars"])
         seconds = {f"seconds/{CLOCK[task]}": answer.head["seconds"]}
@@ -175,7 +178,8 @@ class SiteExecutor(Executor):
         # What a late answer could have done is lost anyway; a hung child must not cost the next.
         deadline: Any = scalars.get("deadline")
         patience = float(deadline) if is_number(deadline) and deadline > 0 else math.inf
-        personal = store.load(state.round + 1)
+        # The anchor step of a round belongs to it: asked again, it starts from what was before.
+        personal = store.load(state.round if task == ANCHOR else state.round + 1)
         return Message(head, joined(state=state.tensors, personal=personal)), patience
 
     def _ready(self, fl_ctx: FLContext) -> tuple[Site, TrainingProcess]:
@@ -194,5 +198,8 @@ class SiteExecutor(Executor):
 
 def _contract(head: dict[str, Any]) -> Contract:
     """The contract as the training process states it; JSON has no tuples."""
-    specs = head["contract"].items()
-    return Contract({n: TensorSpec(**{**s, "shape": tuple(s["shape"])}) for n, s in specs})
+    specs: dict[str, TensorSpec] = {}
+    for name, said in head["contract"].items():
+        tuples = {key: tuple(said[key]) for key in ("shape", "ways")}
+        specs[name] = TensorSpec(**{**said, **tuples})
+    return Contract(specs)

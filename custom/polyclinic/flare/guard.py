@@ -12,7 +12,11 @@ Guarantees: an update that ``check`` returns
       entry larger in magnitude than the contract allows;
     * claims at least one training patient, and of no count more than its site announced in the
       census, which in turn is at most ``most_patients``;
+    * is silent about filters that its site keeps for itself: rows and weights of those are 0;
     * answers the round that is open.
+``check_anchor`` guarantees the same of the anchor site's update, which has no weight in a mean and
+may claim no patient, under the names of the contract's way ``anchor``; there, moreover, an anchor
+that is not known is 0.
 """
 
 import re
@@ -22,12 +26,14 @@ from dataclasses import dataclass
 import numpy as np
 from nvflare.apis.dxo import DataKind
 
+from polyclinic.anchor_site import anchors_fault
 from polyclinic.errors import ContractViolation
-from polyclinic.exchange import STORE, Contract, TensorSpec, Update
+from polyclinic.exchange import STORE, Contract, TensorSpec, Update, Way
+from polyclinic.filters import filters_fault
 from polyclinic.flare.convert import Reply, is_number
 
 _SCALAR = re.compile(r"t|round|n(\.[a-z][a-z0-9_]{0,31})?")
-_METRIC = re.compile(r"[a-z][a-z0-9_+./-]{0,95}")
+_METRIC = re.compile(r"[a-z][a-z0-9_+./-]{0,255}")
 MOST_METRICS = 512
 MOST_PATIENTS = 100_000
 _COUNT = STORE + "count."
@@ -66,16 +72,36 @@ class UpdateGuard:
 
         Raises:
             Refused: with one of the reasons kind, stale, names, type, dtype, shape, not_finite,
-                magnitude, weight, scalars, metrics.
+                magnitude, mask, anchors, weight, scalars, metrics.
         """
+        return self._check(reply, frozenset(held), counts, t, "train")
+
+    def check_anchor(
+        self, reply: Reply, held: Iterable[str], counts: Mapping[str, float], t: int
+    ) -> Update:
+        """The update of the anchor site's reply; arguments and refusals are those of ``check``.
+
+        Args:
+            t: the round that the state was folded in.
+        """
+        return self._check(reply, frozenset(held), counts, t, "anchor")
+
+    def _check(
+        self, reply: Reply, held: frozenset[str], counts: Mapping[str, float], t: int, way: Way
+    ) -> Update:
         if reply.kind != DataKind.WEIGHT_DIFF.value:
             raise Refused("kind", expected="differences", got="another kind of data")
-        modalities = frozenset(held)
-        self._check_names(reply, modalities)
+        self._check_names(reply, held, way)
         for name, spec in self.contract.specs.items():
             if name in reply.tensors:
                 _check_tensor(name, reply.tensors[name], spec)
-        scalars = _check_scalars(reply, modalities, counts)
+        for reason, fault in (
+            ("mask", filters_fault(reply.tensors)),
+            ("anchors", anchors_fault(reply.tensors)),
+        ):
+            if fault:
+                raise Refused(reason, expected="silence about what a site keeps", got=fault)
+        scalars = _check_scalars(reply, held, counts, least=1 if way == "train" else 0)
         if scalars.pop("t", None) != t:
             raise Refused("stale", expected=f"an answer to round {t}", got="another round's")
         _check_class_counts(reply, counts)
@@ -96,9 +122,9 @@ class UpdateGuard:
             raise Refused("metrics", expected="finite numbers under plain names", got="others")
         return {name: float(value) for name, value in reply.metrics.items()}
 
-    def _check_names(self, reply: Reply, held: frozenset[str]) -> None:
+    def _check_names(self, reply: Reply, held: frozenset[str], way: Way) -> None:
         """Raise unless the names are exactly those that such a site sends."""
-        names = self.contract.names_for(held)
+        names = self.contract.names_for(held, way)
         came = set(reply.tensors)
         if came != names:
             got = f"{len(came - names)} unknown, {len(names - came)} missing"
@@ -106,7 +132,7 @@ class UpdateGuard:
 
 
 def _check_scalars(
-    reply: Reply, held: frozenset[str], counts: Mapping[str, float]
+    reply: Reply, held: frozenset[str], counts: Mapping[str, float], least: int
 ) -> dict[str, float]:
     """The scalars as floats: counts of patients, in all and by announced modality."""
     allowed = {"t", "round", "n", *(f"n.{m}" for m in held)}
@@ -117,7 +143,7 @@ def _check_scalars(
             raise Refused("weight", expected=f"a finite number as '{name}'", got="another")
         if name.startswith("n") and not 0 <= value <= counts.get(name, 0.0):
             raise Refused("weight", expected=f"no more of '{name}' than announced", got="more")
-    if not reply.scalars.get("n", 0) >= 1:
+    if not reply.scalars.get("n", 0) >= least:
         raise Refused("weight", expected="at least one training patient", got="fewer")
     return {name: float(value) for name, value in reply.scalars.items()}
 

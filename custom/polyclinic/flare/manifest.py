@@ -2,8 +2,8 @@
 
 FLARE signs a kit only with homomorphic encryption or confidential computing. This manifest closes
 that gap: whoever can change a file of a kit cannot make its signature. Private keys are not
-listed (they are checked against their certificate), nor is ``local/polyclinic.yaml``, which is
-the hospital's own.
+listed (they are checked against their certificate), nor are the files in which a hospital or the
+server states facts of its own: they name no class.
 """
 
 import base64
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 NAME = "polyclinic_manifest.json"
 FOLDERS = ("startup", "local")
-OWN_FILES = ("local/polyclinic.yaml",)
+OWN_FILES = ("local/polyclinic.yaml", "local/weights.yaml", "local/anchor.yaml")
 _PADDING = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=padding.PSS.MAX_LENGTH)
 
 

@@ -19,6 +19,7 @@ from nvflare.apis.workspace import Workspace
 from polyclinic.checkpoint import Checkpoints, entry_of, last_round
 from polyclinic.errors import CheckpointError, StudyError
 from polyclinic.exchange import Contract, State
+from polyclinic.flare.convert import ANCHOR
 from polyclinic.ledger import Ledger, Record, read_ledger
 from polyclinic.settings import load_settings
 from polyclinic.storage import save_tensors, write_atomic
@@ -87,7 +88,7 @@ class RunBook:
 
     def __init__(self, folder: Path, job_folder: Path, contract: Contract) -> None:
         self._folder, self._copy = folder, job_folder / FOLDER
-        self._checkpoints = Checkpoints(folder / "checkpoints", contract)
+        self._checkpoints = Checkpoints(folder / "checkpoints", contract.only("state"))
         self.ledger = Ledger(folder / LEDGER, mirror=self._copy / LEDGER)
 
     def begin(self, study: Study, state: State, facts: Record) -> State:
@@ -139,7 +140,9 @@ class RunBook:
             **record,
         }
         if state is not None:
-            line["checkpoint"] = self._checkpoints.save(state)
+            # The file that an earlier line names is not replaced: a kill may come in between.
+            step = f"_{kind}" if kind == ANCHOR else ""
+            line["checkpoint"] = self._checkpoints.save(state, step)
         self.ledger.append(line)
         if state is not None:
             files = [r["checkpoint"]["file"] for r in self.ledger.records if "checkpoint" in r]

@@ -37,6 +37,12 @@ class Site:
         declared = self.settings.cohort(self.study.name).held
         return tuple(m for m in declared if m in self.study.modalities)
 
+    @property
+    def offers_anchor(self) -> bool:
+        """Whether this site offers to do the server's training step, and has what that takes."""
+        whole = set(self.held) == set(self.study.modalities)
+        return whole and self.settings.cohort(self.study.name).anchor
+
 
 def settings_path(local: Path, identity: str) -> Path:
     """Where a site's settings lie: ``polyclinic.yaml``, or one file a site in a simulation."""

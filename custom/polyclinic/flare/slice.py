@@ -30,7 +30,7 @@ class SliceForSite:
         Raises:
             KeyError: the site announced nothing.
         """
-        names = self.contract.names_for(self.held[site])
+        names = self.contract.names_for(self.held[site], "state")
         cut = state.restricted(sorted(names))
         views = {}
         for name, array in cut.tensors.items():

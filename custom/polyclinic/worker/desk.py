@@ -3,31 +3,32 @@
 A reply holds only what may leave, plus ``personal/`` tensors that FLARE's process keeps on disk.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from polyclinic import __version__
-from polyclinic.algorithms.base import Client, Trained
+from polyclinic.algorithms.base import AnchorClient, Client, Trained
 from polyclinic.algorithms.site import tellable, told_scores
 from polyclinic.data.batch import Patients, SplitName
 from polyclinic.data.cohort import Cohort, open_cohort
 from polyclinic.device import on_device, require_device
-from polyclinic.errors import ContractViolation, SiteError, StudyError
-from polyclinic.evaluation.metrics import BY_LABEL, METRIC_NAME
-from polyclinic.exchange import PERSONAL, Contract, State, Tensors
+from polyclinic.errors import SiteError, StudyError
+from polyclinic.evaluation.metrics import BY_LABEL
+from polyclinic.exchange import Contract, State, Tensors, Way
 from polyclinic.jobs import build_half
 from polyclinic.models.weights import weights_at
 from polyclinic.settings import SiteSettings
 from polyclinic.study import Study
+from polyclinic.worker.checks import checked, floored, listed, telling
 from polyclinic.worker.frame import Message, joined
 
 # A weight may grow to several times what one round may add to it.
 VALUES = 10.0
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+Step = Callable[[Patients, State, Tensors, int], Trained]
 
 
 def build_client(spec: Mapping[str, Any]) -> Client:
@@ -45,48 +46,6 @@ def build_client(spec: Mapping[str, Any]) -> Client:
             remedy="name the algorithm's Client in config_fed_client.json",
         )
     return client
-
-
-def checked(
-    tensors: Tensors, contract: Contract, held: tuple[str, ...], *, slack: float = 1.0
-) -> Tensors:
-    """The tensors, when every one of them is as the contract has it for these modalities.
-
-    ``slack`` widens the bound, which the contract gives for an update, to that of values.
-
-    Raises:
-        ContractViolation: a name, shape, dtype or value that the contract does not allow.
-    """
-    allowed = contract.names_for(held)
-    for name, array in tensors.items():
-        spec = contract.specs.get(name)
-        if spec is None or name not in allowed or name.startswith(PERSONAL):
-            expected, got = "names that this site exchanges", f"'{name}'"
-        elif array.shape != spec.shape or array.dtype.name != spec.dtype:
-            expected = f"'{name}' as {spec.dtype} {spec.shape}"
-            got = f"{array.dtype.name} {array.shape}"
-        elif not np.isfinite(array).all():
-            expected, got = f"finite numbers in '{name}'", "NaN or infinity"
-        elif array.size and float(np.abs(array).max()) > spec.bound * slack:
-            expected, got = f"'{name}' within ±{spec.bound * slack:g}", "larger numbers"
-        else:
-            continue
-        raise ContractViolation(
-            expected=expected,
-            got=got,
-            remedy="make both halves use one contract",
-            owner="researcher",
-        )
-    return tensors
-
-
-def floored(scalars: Mapping[str, float], minimum_cell: int) -> dict[str, float]:
-    """Counts ``n`` and ``n.<modality>``, small ones raised to the smallest that may be told.
-
-    Where a count is of records, ``large_enough`` has seen to it that patients enough are behind it.
-    """
-    counts = {k: v for k, v in scalars.items() if k == "n" or k.startswith("n.")}
-    return {k: float(max(v, minimum_cell) if v > 0 else 0.0) for k, v in counts.items()}
 
 
 def large_enough(cohort: Cohort) -> Cohort:
@@ -138,6 +97,7 @@ class Desk:
         answers = {
             "census": self.census,
             "train": self.train,
+            "anchor": self.anchor,
             "finalise": self.finalise,
             "evaluate": self.evaluate,
         }
@@ -155,18 +115,45 @@ class Desk:
             "fingerprint": self.study.fingerprint(),
             "version": __version__,
         }
+        if self._offers_anchor:
+            scalars["anchor"] = 1.0
         return Message({"scalars": scalars | self._quarantined(), "metrics": {}})
 
     def train(self, request: Message) -> Message:
         """One round of local training."""
+        return self._updated(request, self.client.train, "train")
+
+    def anchor(self, request: Message) -> Message:
+        """The server's training step between rounds, where this site offers to do it.
+
+        Raises:
+            SiteError: it does not, it lacks a modality, or the algorithm has no such step.
+        """
+        if not self._offers_anchor or not isinstance(self.client, AnchorClient):
+            raise SiteError(
+                expected="an anchor site: 'anchor: true' in its polyclinic.yaml, every modality of "
+                "the study, and an algorithm with a step for it",
+                got="a site without one of these",
+                remedy="offer it, or ask another site",
+                owner="data manager",
+            )
+        return self._updated(request, self.client.anchor, "anchor")
+
+    @property
+    def _offers_anchor(self) -> bool:
+        whole = set(self.patients.modalities) == set(self.study.modalities)
+        return whole and self.settings.cohort(self.study.name).anchor
+
+    def _updated(self, request: Message, step: Step, way: Way) -> Message:
+        """The reply of a step whose update leaves."""
         t, held = int(request.head["t"]), self.patients.modalities
         state, personal = self._state(request), request.part("personal")
-        trained = self.client.train(self.patients, state, personal, t)
-        checked(trained.update.tensors, self.contract, held)
+        trained = step(self.patients, state, personal, t)
+        telling(checked(trained.update.tensors, self.contract, held, way))
         scalars = floored(trained.update.scalars, self.settings.minimum_cell)
         reply = self._reply(trained, scalars | {"t": float(t)})
         # The egress filter holds the update to it once more.
-        names = sorted(self.contract.names_for(held))
+        names = sorted(self.contract.names_for(held, way))
         reply.head["contract"] = {n: asdict(self.contract.specs[n]) for n in names}
         return reply
 
@@ -228,9 +215,8 @@ class Desk:
         }
 
     def _state(self, request: Message) -> State:
-        tensors = checked(
-            request.part("state"), self.contract, self.patients.modalities, slack=VALUES
-        )
+        held, came = self.patients.modalities, request.part("state")
+        tensors = checked(came, self.contract, held, "state", slack=VALUES)
         return State(tensors, int(request.head["round"]))
 
     def _quarantined(self) -> dict[str, float]:
@@ -244,22 +230,3 @@ class Desk:
         return Message(
             {"scalars": dict(scalars), "metrics": self._metrics(trained.metrics)}, tensors
         )
-
-
-def listed(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics, when every name is on the list and every value finite.
-
-    Raises:
-        ContractViolation: another name, or a value that is no finite number.
-    """
-    wrong = sorted(
-        k for k, v in metrics.items() if not METRIC_NAME.fullmatch(k) or not np.isfinite(v)
-    )
-    if wrong:
-        raise ContractViolation(
-            expected="finite metrics of polyclinic.evaluation.metrics",
-            got=f"{len(wrong)} other(s), first '{wrong[0]}'",
-            remedy="report only listed metrics",
-            owner="researcher",
-        )
-    return {k: float(v) for k, v in metrics.items()}

@@ -1,0 +1,94 @@
+"""What ``polyclinic compare`` prints: methods over sites, by site, by what a model is given."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from polyclinic.cli import output
+from polyclinic.comparison.missing import Missing
+from polyclinic.evaluation.headline import DICE, WORDS, headline_of
+from polyclinic.evaluation.metrics import MODELS
+from polyclinic.evaluation.summary import subset_means
+
+NONE = float("nan")
+TESTS = (
+    ("pooled", "all sites' test patients, the site's modalities"),
+    ("own", "each site's own test patients"),
+)
+
+
+def print_summary(summary: Mapping[str, Any], missing: Missing | None = None) -> None:
+    """The headline score by method: over sites with interval, per site, with a modality missing;
+    of a segmentation also by the sequences that it is predicted from."""
+    for test, title in TESTS:
+        by_metric = summary.get(test, {})
+        metric = headline_of(by_metric)
+        found = by_metric.get(metric, {})
+        if not found:
+            continue
+        rows = [_row(name, entry) for name, entry in found.items()]
+        columns = ["method", WORDS[metric], "sd", "95 % interval", "gap closed"]
+        if metric == DICE:
+            columns.append("HD95")
+            distances = by_metric.get("hd95", {})
+            rows = [[*row, distances.get(row[0], {}).get("mean", NONE)] for row in rows]
+        output.table(f"{WORDS[metric]} on {title}", columns, rows)
+        _print_by_site(found, worst=metric == DICE)
+        _print_by_subset(by_metric, list(found))
+        if missing is not None:
+            print_missing(summary, test, missing)
+
+
+def print_missing(summary: Mapping[str, Any], test: str, missing: Missing) -> None:
+    """The headline score by method and share of patients without the modality; mean over sites."""
+    names = [missing.name(test, rate) for rate in missing.rates]
+    metric = headline_of(summary.get(test, {}))
+    found = [summary.get(name, {}).get(metric, {}) for name in names]
+    rows: list[list[object]] = [
+        [method, *(entry.get(method, {}).get("mean", NONE) for entry in found)]
+        for method in found[0]
+    ]
+    columns = ["method", *(f"{rate:.0%}" for rate in missing.rates)]
+    output.table(f"by share of patients without '{missing.modality}'", columns, rows)
+
+
+def _print_by_site(found: Mapping[str, Any], *, worst: bool) -> None:
+    """Mean by site, and of the site for which a method is worst."""
+    sites = sorted({s for entry in found.values() for s in entry["sites"]})
+    rows = [[name, *_site_means(entry, sites)] for name, entry in found.items()]
+    columns = ["method", *sites]
+    if worst:
+        columns.append("worst site")
+        for row, entry in zip(rows, found.values(), strict=True):
+            row.append(min(site["mean"] for site in entry["sites"].values()))
+    output.table("by site", columns, rows)
+
+
+def _print_by_subset(by_metric: Mapping[str, Any], methods: list[str]) -> None:
+    """Dice by subset of the sequences; nothing where there is only one."""
+    found = subset_means(by_metric)
+    if len(found) < 2:
+        return
+    known = {key for means in found.values() for key in means}
+    columns = [(name, model) for name in methods for model in MODELS if (name, model) in known]
+    both = {name for name in methods if {(name, model) for model in MODELS} <= known}
+    heads = [f"{name}\n{model}" if name in both else name for name, model in columns]
+    rows = [
+        [subset.replace("+", " + "), *(means.get(key, NONE) for key in columns)]
+        for subset, means in found.items()
+    ]
+    title = "by sequences; mean over regions, and over the sites that hold them"
+    output.table(title, ["sequences", *heads], rows)
+
+
+def _row(name: str, entry: Mapping[str, Any]) -> list[Any]:
+    low, high = entry["interval"]
+    spread = NONE if entry["sd"] is None else entry["sd"]
+    closed = "-" if entry["gap_closed"] is None else f"{entry['gap_closed']:.0%}"
+    # One repeat has no spread.
+    span = "-" if entry["sd"] is None else f"{low:.3f} to {high:.3f}"
+    return [name, entry["mean"], spread, span, closed]
+
+
+def _site_means(entry: Mapping[str, Any], sites: list[str]) -> list[float]:
+    """Mean by site; NaN where a site's test patients are all of one class."""
+    return [entry["sites"][s]["mean"] if s in entry["sites"] else NONE for s in sites]

@@ -1,0 +1,73 @@
+"""The tables that ``polyclinic compare`` prints."""
+
+import pytest
+
+from polyclinic.cli.comparison_tables import print_summary
+from polyclinic.evaluation.summary import summarise
+
+Record = dict[str, object]
+
+
+def record(method: str, metric: str, value: float, site: str = "c1", test: str = "own") -> Record:
+    head = {"method": method, "site": site, "repeat": 0, "test": test}
+    return head | {"metric": metric, "value": value}
+
+
+def printed(records: list[Record], capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    """The words of every line, without borders."""
+    print_summary(summarise(records))
+    told = capsys.readouterr().out
+    for border in "│┃┏┓┗┛┡┩└┘━─┳┴╇":
+        told = told.replace(border, " ")
+    return [line.split() for line in told.splitlines() if line.split()]
+
+
+def test_classes_are_compared_by_auroc_and_nothing_of_regions_is_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = printed([record("local", "auroc", 0.7), record("fedmm", "auroc", 0.8)], capsys)
+    assert lines == [
+        ["AUROC", "on", "each", "site's", "own", "test", "patients"],
+        ["method", "AUROC", "sd", "95", "%", "interval", "gap", "closed"],
+        ["local", "0.700", "-", "-", "-"],
+        ["fedmm", "0.800", "-", "-", "-"],
+        ["by", "site"],
+        ["method", "c1"],
+        ["local", "0.700"],
+        ["fedmm", "0.800"],
+    ]
+
+
+def test_a_segmentation_is_compared_by_dice_with_the_distance_and_the_worst_site(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    values = {"local": (0.5, 0.7), "fedmepd": (0.6, 0.9), "centralised": (0.8, 0.9)}
+    records = [
+        record(method, "dice", value, site)
+        for method, pair in values.items()
+        for site, value in zip(("c1", "c2"), pair, strict=True)
+    ]
+    lines = printed([*records, record("fedmepd", "hd95", 6.5)], capsys)
+    # (0.75 - 0.6) / (0.85 - 0.6)
+    assert ["fedmepd", "0.750", "-", "-", "60%", "6.500"] in lines
+    assert ["method", "c1", "c2", "worst", "site"] in lines
+    assert ["fedmepd", "0.600", "0.900", "0.600"] in lines
+    assert ["by", "sequences;"] not in [line[:2] for line in lines]
+
+
+def test_each_subset_has_a_row_and_each_method_a_column_for_each_of_its_models(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    records = [record("fedavg", "dice", 0.5), record("fedmepd", "dice", 0.5)]
+    records += [
+        record("fedmepd", "dice/personal/wt/flair+t2", 0.8),
+        record("fedmepd", "dice/personal/et/flair+t2", 0.6),
+        record("fedmepd", "dice/global/wt/flair+t2", 0.5),
+        record("fedavg", "dice/global/wt/t2", 0.3),
+    ]
+    lines = printed(records, capsys)
+    assert ["fedmepd", "fedmepd"] in lines
+    assert ["sequences", "fedavg", "personal", "global"] in lines
+    assert ["t2", "0.300", "-", "-"] in lines
+    # (0.8 + 0.6) / 2
+    assert ["flair", "+", "t2", "-", "0.700", "0.500"] in lines
