@@ -3,6 +3,7 @@
     python poc/cohorts.py tcga_brca --source DIR --plan paper3 --out sites/brca_paper3
     python poc/cohorts.py cxr --source DIR --plan nih_hannover --out sites/cxr
     python poc/cohorts.py lgg --source DIR --plan sites5 --out sites/lgg
+    python poc/cohorts.py brats --source DIR --plan brats2018 --out sites/brats
 
 SOURCE is a folder with the tables of one cohort (``patients.csv`` and one table per modality; see
 ``LAYOUTS``). A plan says which regions or hospitals make up a site and which modalities the site
@@ -11,8 +12,8 @@ holds; ``poc/plans`` has two per cohort, and a path to a JSON file of your own i
 OUT receives ``study.json`` and ``panels.json`` (the agreement: one panel for all sites) and, per
 site, ``polyclinic.yaml``, ``manifest.csv`` and one parquet per modality of the plan. What a site
 lacks by plan is written too, marked ``evaluation_only``: never trained on nor announced, but there
-to score every method on all sites' test patients. Films (``cxr``) and scans (``lgg``) have plans
-and folders of their own, see ``films.py`` and ``scans.py``.
+to score every method on all sites' test patients. Films (``cxr``) and scans (``lgg``, ``brats``)
+have plans and folders of their own, see ``films.py`` and ``scans.py``.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from brats import build_brats
 from download import PLANS, informative, read_patients, read_table
 from films import FilmPlan, build_films
 from layouts import LAYOUTS, Layout, Plan, SitePlan
@@ -37,9 +39,9 @@ from polyclinic.settings import load_settings
 from polyclinic.study import load_study
 from scans import ScanPlan
 
-FILMS, GLIOMAS = "cxr", "lgg"
+FILMS, GLIOMAS, BRATS = "cxr", "lgg", "brats"
 # Of every cohort that has no plan called paper3.
-DEFAULT_PLANS = {FILMS: "nih_hannover", GLIOMAS: "sites5"}
+DEFAULT_PLANS = {FILMS: "nih_hannover", GLIOMAS: "sites5", BRATS: "brats2018"}
 Kind = TypeVar("Kind", bound=BaseModel)
 SITE_HEADER = """\
 # {site}: written by poc/cohorts.py from a public research cohort.
@@ -198,7 +200,12 @@ def main(argv: list[str] | None = None) -> int:
         "--plan",
         default="",
         help="name in poc/plans, or a JSON file (default: paper3; of cxr nih_hannover, of lgg "
-        "sites5)",
+        "sites5, of brats brats2018)",
+    )
+    parser.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="of brats: another number of patients than published, sites in proportion",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write, one per plan")
     asked = parser.parse_args(argv)
@@ -206,8 +213,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if asked.cohort == FILMS:
             return films_of_plan(asked.source, name, asked.out)
-        if asked.cohort == GLIOMAS:
-            return gliomas_of_plan(asked.source, name, asked.out)
+        if asked.cohort in (GLIOMAS, BRATS):
+            return scans_of_plan(asked, name)
         rows = build(asked.cohort, asked.source, load_plan(asked.cohort, name), asked.out)
     except PolyclinicError as error:
         output.refuse(error)
@@ -229,12 +236,17 @@ def films_of_plan(source: Path, name: str, out: Path) -> int:
     return output.OK
 
 
-def gliomas_of_plan(source: Path, name: str, out: Path) -> int:
-    """Write the sites of a plan of gliomas and say what is in them."""
-    plan = read_plan(GLIOMAS, name, ScanPlan)
-    refuse_leftovers(plan.sites, out)
-    rows = build_lgg(source, plan, out)
-    output.table(f"{GLIOMAS}, plan {name}", ["site", "patients", "slices", "holds", "anchor"], rows)
+def scans_of_plan(asked: argparse.Namespace, name: str) -> int:
+    """Write the sites of a plan of scans and say what is in them."""
+    plan = read_plan(asked.cohort, name, ScanPlan)
+    refuse_leftovers(plan.sites, asked.out)
+    if asked.cohort == GLIOMAS:
+        rows = build_lgg(asked.source, plan, asked.out)
+        columns = ["site", "patients", "slices", "holds", "anchor"]
+    else:
+        rows = build_brats(asked.source, plan, asked.out, partial=asked.allow_partial)
+        columns = ["site", "patients", "holds", "anchor"]
+    output.table(f"{asked.cohort}, plan {name}", columns, rows)
     return output.OK
 
 

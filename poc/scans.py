@@ -15,10 +15,12 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from polyclinic.errors import DataError
 from polyclinic.settings import load_settings
 from polyclinic.study import Name, Study, load_study
 
 SCANS, MASK = "scans", "seg"
+JOBS = Path(__file__).resolve().parents[1] / "jobs"
 SITE_HEADER = """\
 # {site}: written by poc/cohorts.py from public scans, see the download for their licences.
 # minimum_cell is 1 because these patients are published one by one; a hospital keeps the default.
@@ -44,7 +46,7 @@ class ScanSite(BaseModel):
 
 
 class ScanPlan(BaseModel):
-    """A study and the sites that take part.
+    """A study, itself or that of a job in ``jobs``, and the sites that take part.
 
     Attributes:
         seed: of who goes where.
@@ -53,16 +55,21 @@ class ScanPlan(BaseModel):
     model_config = ConfigDict(extra="forbid")
     about: str = ""
     seed: int = 0
-    study: dict[str, Any]
+    job: str = Field(default="", pattern=r"^[a-z0-9_]*$")
+    study: dict[str, Any] = {}
     sites: dict[str, ScanSite] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _known(self) -> "ScanPlan":
-        known = set(self.study.get("modalities", {}))
-        for name, site in self.sites.items():
-            if not set(site.modalities) <= known:
-                raise ValueError(f"site '{name}' holds modalities that the study has not")
+    def _one_study(self) -> "ScanPlan":
+        if bool(self.job) == bool(self.study):
+            raise ValueError("a plan has a study, or names the job whose study it is")
         return self
+
+    def text(self) -> str:
+        """The content of ``study.json``."""
+        if self.study:
+            return json.dumps(self.study, indent=2) + "\n"
+        return (JOBS / self.job / "app" / "config" / "study.json").read_text(encoding="utf-8")
 
 
 def drawn(ids: Iterable[str], seed: int, what: str) -> list[str]:
@@ -74,17 +81,29 @@ def drawn(ids: Iterable[str], seed: int, what: str) -> list[str]:
 
 
 def write_study(plan: ScanPlan, out: Path) -> Study:
-    """``study.json``, read back to make sure that it is valid."""
+    """``study.json``, read back to make sure that it is valid.
+
+    Raises:
+        DataError: a site of the plan holds a modality that the study has not.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    (out / "study.json").write_text(json.dumps(plan.study, indent=2) + "\n", encoding="utf-8")
-    return load_study(out)
+    (out / "study.json").write_text(plan.text(), encoding="utf-8")
+    study = load_study(out)
+    strange = {m for site in plan.sites.values() for m in site.modalities} - set(study.modalities)
+    if strange:
+        raise DataError(
+            expected=f"modalities of the plan's study: {sorted(study.modalities)}",
+            got=f"{sorted(strange)}",
+            remedy="correct the plan",
+        )
+    return study
 
 
-def file_of(folder: Path, patient: str, what: str) -> Path:
+def file_of(folder: Path, patient: str, what: str, suffix: str = ".nii.gz") -> Path:
     """Where a sequence or mask of a patient is to lie in a site's folder, its folder made."""
     place = folder / SCANS / patient
     place.mkdir(parents=True, exist_ok=True)
-    return place / f"{patient}_{what}.nii.gz"
+    return place / f"{patient}_{what}{suffix}"
 
 
 def write_site(study: Study, name: str, site: ScanSite, ids: Iterable[str], folder: Path) -> None:

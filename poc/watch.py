@@ -13,7 +13,12 @@ from polyclinic.cli import output
 from services import PocError
 
 Record = Mapping[str, Any]
-SHOWN = (("validation/auroc", "validation AUROC"), ("test/auroc", "test AUROC"))
+SHOWN = (
+    ("validation/auroc", "validation AUROC"),
+    ("validation/dice", "validation Dice"),
+    ("test/auroc", "test AUROC"),
+    ("test/dice", "test Dice"),
+)
 PROBLEMS = ("refused", "failed", "late", "absent", "lost")
 LOOK_S = 0.2
 # FLARE needs some seconds to start the job's processes; then a silent ledger means a failed job.
@@ -35,7 +40,7 @@ def describe(record: Record, rounds: int) -> str:
         seconds = f"{float(record.get('seconds', 0.0)):.1f} s"
         parts = [head, heard, *metrics(record), seconds]
         note = "" if record.get("status") == "folded" else "   below the quorum: model kept"
-        return "   ".join(parts) + note + problems(record)
+        return "   ".join(parts) + note + anchor(record) + problems(record)
     if kind == "evaluate":
         return "   ".join(["final test", *metrics(record)]) + problems(record)
     if kind == "end":
@@ -58,6 +63,14 @@ def metrics(record: Record) -> list[str]:
     if losses:
         lines.append(f"loss {sum(losses) / len(losses):.3f}")
     return lines
+
+
+def anchor(record: Record) -> str:
+    """``   anchor step kept the last values (late)`` where it did not count; else nothing."""
+    told = record.get("anchor")
+    if not isinstance(told, Mapping) or told.get("status") == "absorbed":
+        return ""
+    return f"   anchor step kept the last values ({told.get('reason')})"
 
 
 def problems(record: Record) -> str:

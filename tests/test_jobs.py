@@ -1,15 +1,18 @@
 """A job folder as the science code sees it."""
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import polyclinic.algorithms
 from polyclinic.algorithms import fedmm
 from polyclinic.algorithms.presets import METHODS
 from polyclinic.errors import StudyError
-from polyclinic.jobs import build_half, load_job
+from polyclinic.jobs import build_half, load_client, load_job
 
 FEDMM = "polyclinic.algorithms.fedmm."
 
@@ -53,6 +56,20 @@ def test_a_job_gives_its_study_and_both_halves_with_their_settings(tmp_path: Pat
     assert job.server == fedmm.Server()
     assert job.rounds == 3
     assert job.rounds_args == {"rounds": 3, "min_sites": 2}
+
+
+def test_the_client_half_is_built_from_a_jobs_configuration_alone(tmp_path: Path) -> None:
+    config = write_job(tmp_path / "toy") / "app" / "config"
+    (config / "config_fed_server.json").unlink()
+    assert load_client(config) == fedmm.Client(epochs=2)
+
+
+@pytest.mark.parametrize("client", [{"path": "os.system"}, {"path": FEDMM + "Server"}])
+def test_a_configuration_without_a_client_half_is_refused(tmp_path: Path, client: Any) -> None:
+    with pytest.raises(StudyError, match="the client half of a job"):
+        load_client(write_job(tmp_path / "toy", client=client) / "app" / "config")
+    with pytest.raises(StudyError, match="FileNotFoundError"):
+        load_client(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -214,3 +231,70 @@ def test_what_looks_at_validation_patients_is_refused_where_a_study_draws_none(
     else:
         with pytest.raises(StudyError, match="without 'validation'"):
             load_job(folder)
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The toy with an anchor step, among the algorithms; where its halves are."""
+    places = [*polyclinic.algorithms.__path__, str(Path(__file__).parent / "flare" / "plugins")]
+    monkeypatch.setattr(polyclinic.algorithms, "__path__", places)
+    yield "polyclinic.algorithms.stepping."
+    sys.modules.pop("polyclinic.algorithms.stepping", None)
+    vars(polyclinic.algorithms).pop("stepping", None)
+
+
+def stepping_job(folder: Path, toy: str, tasks: list[str], **rounds: Any) -> Path:
+    """A job of the toy, whose server half wants an anchor step unless told otherwise."""
+    wanted = rounds.pop("wants_anchor", True)
+    client = rounds.pop("client", {"path": toy + "Client", "args": {}})
+    server = {"path": toy + "Server", "args": {"wants_anchor": wanted}}
+    write_job(folder, server=server, client=client)
+    for name, change in (
+        ("config_fed_server.json", lambda c: c["workflows"][0]["args"].update(rounds)),
+        ("config_fed_client.json", lambda c: c["executors"][0].update(tasks=tasks)),
+    ):
+        path = folder / "app" / "config" / name
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("tasks", [["census", "train", "anchor"], ["*"]])
+def test_a_job_whose_executor_answers_the_anchor_step_loads(
+    tmp_path: Path, toy: str, tasks: list[str]
+) -> None:
+    assert load_job(stepping_job(tmp_path / "job", toy, tasks)).rounds == 3
+
+
+def test_a_job_whose_server_does_the_anchor_step_loads(tmp_path: Path, toy: str) -> None:
+    own = {"path": toy + "Client", "args": {}, "config_type": "dict"}
+    folder = stepping_job(tmp_path / "j", toy, ["train"], anchor="server", anchor_client=own)
+    assert load_job(folder).rounds_args["anchor"] == "server"
+
+
+@pytest.mark.parametrize(
+    ("rounds", "told"),
+    [
+        ({}, "no executor for the task 'anchor'"),
+        ({"anchor": "server"}, "come together"),
+        ({"anchor_client": {"path": "Client"}}, "come together"),
+        ({"anchor": "server", "anchor_client": {"path": "Server"}}, "not the client half"),
+        ({"anchor": "server", "anchor_client": {"args": {"leak": "x"}}}, "not the client half"),
+        ({"client": {"path": FEDMM + "Client"}}, "the client half has none"),
+        (
+            {"wants_anchor": False, "anchor": "server", "anchor_client": {}},
+            "without an anchor step",
+        ),
+    ],
+    ids=str,
+)
+def test_a_job_whose_anchor_step_nobody_would_do_or_wants_does_not_load(
+    tmp_path: Path, toy: str, rounds: dict[str, Any], told: str
+) -> None:
+    if "anchor_client" in rounds:
+        said = rounds["anchor_client"]
+        name = toy + said.get("path", "Client")
+        rounds = rounds | {"anchor_client": {"path": name, "args": said.get("args", {})}}
+    with pytest.raises(StudyError, match=told):
+        load_job(stepping_job(tmp_path / "job", toy, ["census", "train"], **rounds))

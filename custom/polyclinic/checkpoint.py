@@ -13,6 +13,8 @@ from polyclinic.ledger import Record
 from polyclinic.storage import load_tensors, remove_leftovers, save_tensors
 
 KEEP = 2
+# In a downloaded job.
+COPY = "last.safetensors"
 
 
 class Checkpoints:
@@ -76,3 +78,19 @@ def last_round(records: Sequence[Record]) -> int:
     """The last round that the ledger closed; 0 when it holds the start only."""
     rounds = [int(r["round"]) for r in records if r.get("kind") in ("start", "round")]
     return max(rounds, default=0)
+
+
+def last_state(folder: Path, records: Sequence[Record], contract: Contract) -> State:
+    """The state after the last round of a ledger, from the server's folder of the run or from what
+    a downloaded job holds of it.
+
+    Raises:
+        CheckpointError: it is not there, altered, or not what the contract names.
+    """
+    round_ = last_round(records)
+    entry = entry_of(records, round_)
+    places = [folder / "checkpoints" / name for name in (Path(str(entry["file"])).name, COPY)]
+    path = next((p for p in places if p.is_file()), places[0])
+    specs = contract.only("state").specs
+    # The copy has the same tensors in the same order, and so the same hash.
+    return State(load_tensors(path, str(entry["sha256"]), specs), round_)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from polyclinic.algorithms.base import Client, Server
+from polyclinic.algorithms.base import AnchorClient, AnchorServer, Client, Server
 from polyclinic.errors import PolyclinicError, StudyError
 from polyclinic.study import Study, load_study, read_json
 
@@ -58,6 +58,7 @@ def load_job(folder: Path) -> Job:
         study = load_study(config)
         if isinstance(server, Server) and isinstance(client, Client):
             _agree(server, client, study, problems)
+            _anchored(server, client, rounds_args, _tasks(config), problems)
             _judged(client, study, problems)
     except PolyclinicError as error:
         problems.append(str(error))
@@ -69,6 +70,20 @@ def load_job(folder: Path) -> Job:
         )
     halves = cast(Client, client), cast(Server, server)
     return Job(folder.name, study, *halves, int(rounds), rounds_args, site_args)
+
+
+def load_client(config: Path) -> Client:
+    """The client half that ``config_fed_client.json`` in a job's configuration names.
+
+    Raises:
+        StudyError: it cannot be read, or names none.
+    """
+    problems: list[str] = []
+    args = _component(config / "config_fed_client.json", "executors", EXECUTOR, problems)
+    client = _half(args.get("client"), Client, "client", problems)
+    if problems:
+        raise _wrong("the client half of a job", "; ".join(problems))
+    return cast(Client, client)
 
 
 def build_half(spec: object) -> object:
@@ -154,6 +169,41 @@ def _agree(server: Server, client: Client, study: Study, problems: list[str]) ->
         problems.append(f"server and client differ in {', '.join(differing)}")
     elif server.contract(study) != client.contract(study):
         problems.append("server and client exchange different tensors")
+
+
+def _tasks(config: Path) -> frozenset[str]:
+    """Tasks that the job's executors answer; a config that cannot be read is told elsewhere."""
+    try:
+        said = read_json(config / "config_fed_client.json")
+    except (OSError, ValueError):
+        return frozenset()
+    entries = said.get("executors", []) if isinstance(said, dict) else []
+    listed = [e.get("tasks", []) for e in entries if isinstance(e, dict)]
+    return frozenset(str(t) for tasks in listed if isinstance(tasks, list) for t in tasks)
+
+
+def _anchored(
+    server: Server,
+    client: Client,
+    rounds: dict[str, Any],
+    tasks: frozenset[str],
+    problems: list[str],
+) -> None:
+    """Note a step between rounds that nobody would do, or that nobody wants."""
+    wanted = isinstance(server, AnchorServer) and server.wants_anchor
+    own = rounds.get("anchor_client")
+    if (rounds.get("anchor", "site") == "server") != (own is not None):
+        problems.append("'anchor': 'server' and 'anchor_client' come together")
+    elif not wanted:
+        problems += ["'anchor_client' for a server half without an anchor step"] * bool(own)
+    elif not isinstance(client, AnchorClient):
+        problems.append("the server half wants an anchor step, the client half has none")
+    elif own is not None:
+        half = _half(own, Client, "anchor_client", problems)
+        if type(half) is not type(client) or _settings(half) != _settings(client):
+            problems.append("'anchor_client' is not the client half of the sites")
+    elif not tasks & {"anchor", "*"}:
+        problems.append("no executor for the task 'anchor', which the server half wants")
 
 
 def _judged(client: Client, study: Study, problems: list[str]) -> None:

@@ -111,3 +111,23 @@ def test_a_round_of_several_labels_is_measured_without_prototypes() -> None:
     study = parse_study({"name": "toy", "task": task, "modalities": {"v": vector}})
     up, down = round_size(None)(study, ("v",))
     assert up == down > 0
+
+
+def test_a_consortium_with_masks_is_generated_checked_and_described(tmp_path, capsys) -> None:
+    out = str(tmp_path / "out")
+    code, said = asked(capsys, "data", "generate", out, "--tumours")
+    assert (code, len(said["data"]["sites"])) == (0, 4)
+    assert said["data"]["broken"]["site-3"] == {"no_mask": 1}
+    code, said = asked(capsys, "data", "check", f"{out}/site-3")
+    assert code == 0
+    assert said["data"]["round_bytes"]["up"] > 0
+    assert run(["data", "describe", f"{out}/site-3"]) == 0
+    shown = capsys.readouterr().out
+    assert "masks" in shown
+    assert "oedema" in shown
+
+
+def test_two_kinds_of_consortium_in_one_folder_are_bad_input(tmp_path, capsys) -> None:
+    words = ("data", "generate", str(tmp_path / "new"), "--tumours", "--five-kinds")
+    assert asked(capsys, *words)[0] == 4
+    assert not (tmp_path / "new").exists()

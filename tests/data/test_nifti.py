@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from polyclinic.data.grid import MAX_VOXELS
-from polyclinic.data.nifti import read_nifti
+from polyclinic.data.nifti import read_nifti, stored_grid
 from polyclinic.data.quarantine import REASONS, file_hash
 from polyclinic.errors import DataRejected
 
@@ -277,3 +277,21 @@ def test_any_damage_ends_in_a_volume_or_a_refusal(tmp_path: Path) -> None:
             assert np.isfinite(found.voxels).all()
             assert found.voxels.size <= MAX_VOXELS
         assert time.perf_counter() - start < 1.0
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "ASR"])
+def test_the_stored_grid_is_that_of_the_file_in_its_own_order(tmp_path: Path, axes: str) -> None:
+    turned = nib.Nifti1Image(voxels(), AFFINE).as_reoriented(
+        nib.orientations.axcodes2ornt(tuple(axes))
+    )
+    path = save(tmp_path / "a.nii.gz", np.asarray(turned.dataobj), turned.affine)
+    affine, shape = stored_grid(path)
+    np.testing.assert_allclose(affine, nib.load(path).affine)
+    assert shape == nib.load(path).shape
+
+
+def test_a_stored_grid_that_cannot_be_believed_is_refused(tmp_path: Path) -> None:
+    for content in (b"", b"no header at all"):
+        (tmp_path / "a.nii").write_bytes(content)
+        with pytest.raises(DataRejected):
+            stored_grid(tmp_path / "a.nii")

@@ -20,7 +20,9 @@ from polyclinic.study import Modality, parse_study
 from series import slices, write_series
 from volumes import affine, head, write
 
-PAGE = (Path(__file__).parents[2] / "docs" / "prepare-volumes.md").read_text()
+WHOLE = (Path(__file__).parents[2] / "docs" / "prepare-volumes.md").read_text()
+# The section on masks has a test file of its own.
+PAGE = WHOLE.split("## 4. Scans with masks")[0]
 
 
 def blocks(language: str) -> list[str]:

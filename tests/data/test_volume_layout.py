@@ -244,3 +244,13 @@ def test_what_a_layout_lacks_is_told(tmp_path: Path) -> None:
         volume_files(request(tmp_path))
     with pytest.raises(DataError, match="stands for two"):
         volume_files(request(tmp_path, sequences={"t1": "T1", "t2": "t1"}))
+
+
+def test_one_sequence_needs_no_word_unless_another_file_has_it(tmp_path: Path) -> None:
+    """A folder of four sequences of which a study reads one: the others are not that one."""
+    for name in ("p1/p1_t1.nii.gz", "p1/p1_t1ce.nii.gz", "p1/p1_seg.nii.gz", "p2/scan.nii.gz"):
+        touch(tmp_path / "mri" / name)
+    found = volume_files(request(tmp_path, asked=modality(["t1"])))
+    names = {p: mine["t1"][0].name for p, mine in found.files.items()}
+    assert names == {"p1": "p1_t1.nii.gz", "p2": "scan.nii.gz"}
+    assert (found.duplicates, found.unlisted) == (0, 2)

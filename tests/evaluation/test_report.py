@@ -8,6 +8,7 @@ import pytest
 from polyclinic.evaluation import report
 from polyclinic.evaluation.gallery import by_round
 from polyclinic.evaluation.repeats import compared
+from polyclinic.evaluation.site_rows import by_label, site_rows
 from polyclinic.ledger import Ledger, read_ledger
 
 QUIET = {"refused": {}, "failed": {}, "late": [], "absent": [], "lost": []}
@@ -63,20 +64,20 @@ def cells_of(page):
 
 
 def test_bytes_are_summed_over_the_rounds_that_counted():
-    a, b = report.site_rows(run())
+    a, b = site_rows(run())
     assert (a.sent, b.sent) == (2 * 1024, 500)
     assert (a.received, b.received) == (2 * 1024, 2 * 500)
     assert (a.rounds, b.rounds) == (2, 1)
 
 
 def test_the_score_is_that_of_the_test_and_else_the_last_on_validation():
-    a, b = report.site_rows(run())
+    a, b = site_rows(run())
     assert (a.auroc, b.auroc) == (0.75, 0.7)
 
 
 def test_a_site_that_told_no_score_has_none():
     records = [start(), census(a=["he"]), round_(1, heard=["a"])]
-    assert report.site_rows(records)[0].auroc is None
+    assert site_rows(records)[0].auroc is None
     assert "–" in text_of(report.render(records))
 
 
@@ -224,7 +225,7 @@ def test_a_spread_is_told_of_three_repeats_and_more(repeats, told):
 def test_the_marks_of_a_modality_are_counted_with_its_prototypes():
     sizes = {"store.count.he": 8, "store.proto.he": 256, "enc.he": 1000, "head.he": 24}
     records = [start(), census(a=["he"]), round_(1, heard=["a"], bytes_in={"a": sizes})]
-    (row,) = report.site_rows(records)
+    (row,) = site_rows(records)
     assert row.groups == {"store.he": 264, "enc.he": 1000, "head.he": 24}
     page = report.render(records)
     assert "store.count" not in page
@@ -253,7 +254,7 @@ def test_each_label_is_told_by_site_and_a_dash_where_it_is_not_known():
         "a": {"test/auroc": 0.7, "test/auroc/pneumonia": 0.61, "test/auroc/view_ap": 0.79},
         "b": {"test/auroc": 0.88, "test/auroc/view_ap": 0.88},
     }
-    rows = {r.name: r.labels for r in report.site_rows(records)}
+    rows = {r.name: r.labels for r in site_rows(records)}
     assert rows == {"a": {"pneumonia": 0.61, "view_ap": 0.79}, "b": {"view_ap": 0.88}}
     text = text_of(report.render(records, study=LABELS))
     assert "Predicts pneumonia, view_ap, each yes or no." in text
@@ -272,7 +273,7 @@ def test_many_labels_of_few_sites_stand_below_each_other_as_a_page_is_higher_tha
 
 
 def test_a_label_is_told_on_test_patients_where_it_was_and_else_on_validation_patients():
-    found = report.by_label(
+    found = by_label(
         {"validation/auroc/x": 0.5, "test/auroc/x": 0.6, "validation/auroc/y": 0.7, "auroc": 0.1}
     )
     assert found == {"x": 0.6, "y": 0.7}
@@ -334,7 +335,7 @@ def test_a_segmentation_is_told_by_dice_and_by_region_and_model():
     )
     assert "Dice is on the site's own test patients" in text
     assert "AUROC" not in text
-    (a, _) = report.site_rows(segmented())
+    (a, _) = site_rows(segmented())
     assert (a.metric, a.score) == ("dice", 0.8)
 
 
@@ -353,7 +354,7 @@ def test_the_anchor_site_and_its_steps_are_named():
 
 
 def test_what_the_anchor_site_sent_is_counted():
-    (_, c) = report.site_rows(segmented())
+    (_, c) = site_rows(segmented())
     assert c.sent == 300
     assert c.groups == {"dec": 200, "store.anchor": 100}
 

@@ -73,3 +73,10 @@ def test_the_gap_closed_is_told_of_any_score() -> None:
     records = [record(m, "h", 0, v) | {"metric": "dice"} for m, v in values.items()]
     found = summarise(records)["pooled"]["dice"]
     assert found["fedmepd"]["gap_closed"] == pytest.approx(0.75)
+
+
+def test_methods_that_segment_have_ends_of_their_own() -> None:
+    values = {"scan_local": 0.4, "scan_centralised": 0.8, "fedmepd": 0.7}
+    found = summarise([record(m, "h", 0, v) for m, v in values.items()])["pooled"]["auroc"]
+    assert found["fedmepd"]["gap_closed"] == pytest.approx(0.75)
+    assert found["scan_centralised"]["gap_closed"] == 1.0

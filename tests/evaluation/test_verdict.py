@@ -27,6 +27,11 @@ def test_the_run_is_set_against_the_best_other_method_and_training_alone():
     )
 
 
+def test_scans_too_are_segmented_by_every_site_alone():
+    _, standing, _ = sentences(found(scan_local=0.6, fedmepd=0.7), "own", "fedmepd", {})
+    assert "0.100 ahead of every site training alone" in standing
+
+
 def test_a_winner_is_set_against_the_second():
     _, standing, _ = sentences(found(fedmm=0.9, fedavg=0.8), "own", "fedmm", {})
     assert "0.100 ahead of fedavg" in standing

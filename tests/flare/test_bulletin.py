@@ -9,6 +9,7 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
+from flare.anchoring import hospitals, stepped
 from flare.ward import Ward, failing, plain, plus_one, silence
 
 SITES = ("site-1", "site-2", "site-3")
@@ -32,6 +33,14 @@ def test_a_tracking_receiver_of_the_job_gets_every_metric_by_site_and_round(
     ward.engine.listeners.append(listener)
     ward.run(plain(2, stages=["train"]))
     assert listener.heard == [(f"{s}/train/loss", 0.5, t) for t in (1, 2) for s in SITES]
+
+
+def test_it_gets_the_metrics_of_the_anchor_step_by_round_too(tmp_path: Path) -> None:
+    ward, listener = Ward(tmp_path, hospitals()), _Listener()
+    ward.engine.listeners.append(listener)
+    ward.run(stepped(1, stages=["train"]))
+    told = [heard for heard in listener.heard if heard[0].startswith("site-2")]
+    assert told == [("site-2/train/loss", 0.25, t) for t in (0, 1)]
 
 
 def test_job_statistics_tell_the_last_closed_round(tmp_path: Path) -> None:

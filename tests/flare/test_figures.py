@@ -1,9 +1,15 @@
 """Names of metrics that leave: labels of the study and modalities held, nothing else."""
 
+import numpy as np
 import pytest
 
+from polyclinic.algorithms.overlap import subsets
 from polyclinic.errors import ContractViolation
+from polyclinic.evaluation.metrics import segmentation_scores
+from polyclinic.exchange import Contract
+from polyclinic.flare.convert import Reply
 from polyclinic.flare.figures import leaving_metrics
+from polyclinic.flare.guard import UpdateGuard
 
 HELD, LABELS = ("cnv",), ("pneumonia",)
 
@@ -78,3 +84,27 @@ def test_a_study_without_regions_has_no_scores_of_them(name: str) -> None:
 def test_a_share_is_within_one_and_a_distance_within_a_scan(name: str, value: float) -> None:
     with pytest.raises(ContractViolation):
         leaving_metrics({name: value}, SCAN, 11, (), REGIONS)
+
+
+def test_everything_that_is_scored_of_a_segmentation_leaves_and_passes_the_servers_guard() -> None:
+    held, regions = ("flair", "t1", "t1ce", "t2"), ("wt", "tc", "et")
+    found = {
+        f"{kind}/{model}/{region}/{subset}": np.full(20, 0.5, np.float32)
+        for kind in ("dice", "hd95")
+        for model in ("personal", "global")
+        for region in regions
+        for subset in subsets(held)
+    }
+    scored = segmentation_scores(found, least=11)
+    told = {f"{s}/{k}": v for s in ("train", "validation", "test") for k, v in scored.items()}
+    assert len(told) == 3 * (2 * 3 * (15 + 1) + 4 + 1)
+    told |= {"train/loss": 0.5, "filters/personal": 0.25}
+    assert leaving_metrics(told, held, 11, (), regions) == told
+    guard = UpdateGuard(Contract({}))
+    assert guard.check_metrics(Reply("", metrics=told)) == told
+
+
+def test_the_longest_names_that_a_study_may_have_pass_the_servers_guard() -> None:
+    sequences = [f"{letter}{'x' * 31}" for letter in "abcdef"]
+    name = f"validation/dice/personal/{'r' * 32}/{'+'.join(sequences)}"
+    assert UpdateGuard(Contract({})).check_metrics(Reply("", metrics={name: 0.5})) == {name: 0.5}

@@ -219,6 +219,19 @@ def test_every_class_is_allow_listed_and_takes_its_arguments(tmp_path, spec, tol
     assert told in faults(tmp_path, files)
 
 
+def test_a_server_that_does_the_anchor_step_itself_names_the_half_it_does_it_with(tmp_path):
+    own = {**half(alpha=0.2), "config_type": "dict"}
+    files = good()
+    files[SERVER]["workflows"] = [rounds(anchor="server", anchor_client=own)]
+    assert faults(tmp_path, files) == ""
+    for wrong, told in (
+        ({**own, "path": "os.system"}, "not allow-listed"),
+        ({**own, "args": {"alpha": -1}}, "alpha >= 0"),
+    ):
+        files[SERVER]["workflows"] = [rounds(anchor="server", anchor_client=wrong)]
+        assert told in faults(tmp_path, files)
+
+
 def test_looking_at_a_job_opens_and_makes_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     precious = tmp_path / "precious.txt"

@@ -57,6 +57,8 @@ def test_a_kit_as_signed_has_no_fault(kit: Path) -> None:
 
 def test_the_hospitals_own_settings_and_its_key_are_not_the_manifests_business(kit: Path) -> None:
     (kit / "local" / "polyclinic.yaml").write_text("site: b")
+    (kit / "local" / "anchor.yaml").write_text("anchor: b")
+    (kit / "local" / "weights.yaml").write_text("weights: {}")
     (kit / "startup" / "client.key").write_text("renewed")
     assert manifest_faults(kit) == []
 

@@ -4,6 +4,7 @@
 * ``workshop``         the same, with the test classes of faults.py and rogue.py allowed; do not
                        kill.
 * ``battered``         one for a module: kill, and ask it to be mended.
+* ``stepping``         one for a module, with the test classes of stepper.py allowed; kill.
 * ``fresh_federation`` a factory for tests that kill, tamper or provision otherwise.
 """
 
@@ -23,6 +24,7 @@ sys.path.insert(0, str(HERE))
 
 from federation import Federation, enter_own_network  # noqa: E402
 from rogue import MODULES  # noqa: E402
+from stepper import MODULES as STEPPING  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -65,6 +67,13 @@ def battered(_network: None, consortium: Path) -> Iterator[Federation]:
 def workshop(_network: None) -> Iterator[Federation]:
     """A running federation whose jobs may name the classes of faults.py and rogue.py."""
     with _running(None, HERE, allow_classes=["faults.", *MODULES]) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def stepping(_network: None) -> Iterator[Federation]:
+    """One of a module's own whose jobs may name the classes of stepper.py: kill what you like."""
+    with _running(None, HERE, allow_classes=list(STEPPING)) as made:
         yield made
 
 

@@ -34,6 +34,14 @@ def install_data(kit: Path, data: Path) -> None:
     path.write_text(yaml.safe_dump(settings | own))
 
 
+def offered_as_anchor(kit: Path, cohort: str) -> None:
+    """Say of a cohort that this hospital offers to be its anchor site."""
+    path = kit / "local" / "polyclinic.yaml"
+    settings = yaml.safe_load(path.read_text())
+    settings["cohorts"][cohort]["anchor"] = True
+    path.write_text(yaml.safe_dump(settings))
+
+
 @contextmanager
 def added_cohorts(kits: Mapping[Path, Path]) -> Iterator[None]:
     """The cohorts of other generated hospitals for a while, beside those the kits have.

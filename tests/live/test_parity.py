@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from federation import REPO, Federation
 from placing import added_cohorts
-from runs import assert_equals_one_process, copy_job
+from runs import assert_equals_one_process, copy_job, last_state, rounds
 
 from polyclinic.data.generated.five import generate_five_kinds
+from polyclinic.data.generated.tumours import generate_tumour_consortium
 
 
 @pytest.mark.parametrize("name", ["fedmm_demo"])
@@ -54,6 +55,20 @@ def test_joined_films_and_metadata_with_augmentation_equal_one_process(
         run = federation.submit(job)
         assert federation.wait(run, 240) == "FINISHED:COMPLETED"
         assert_equals_one_process(federation, run, job)
+
+
+def test_scans_with_an_anchor_site_and_personal_filters_equal_one_process(
+    federation: Federation, tmp_path: Path
+) -> None:
+    sites = generate_tumour_consortium(tmp_path / "tumours")[: len(federation.sites)]
+    job = copy_job(REPO / "jobs" / "fedmepd_demo", tmp_path, rounds=4)
+    with added_cohorts({federation.kit(s.name): s for s in sites}):
+        run = federation.submit(job)
+        assert federation.wait(run, 240) == "FINISHED:COMPLETED"
+        assert_equals_one_process(federation, run, job)
+    steps = [r["anchor"]["status"] for r in rounds(federation, run)]
+    assert steps == ["absorbed"] * 4
+    assert last_state(federation, run)["store.anchor.known"].any()
 
 
 def change_study(job: Path, change: Any) -> None:

@@ -34,6 +34,15 @@ def test_a_round_tells_number_sites_heard_and_score(watch):
     assert "loss 1.000" in line
 
 
+def test_a_round_of_a_segmentation_tells_dice_and_whether_the_anchor_step_counted(watch):
+    metrics = {"a": {"validation/dice": 0.5}, "b": {"validation/dice": 0.7}}
+    line = watch.describe(round_(3, metrics=metrics, anchor={"status": "absorbed"}), 12)
+    assert "validation Dice 0.600 (a 0.500  b 0.700)" in line
+    assert "anchor" not in line
+    kept = {"status": "kept_last", "reason": "late"}
+    assert "anchor step kept the last values (late)" in watch.describe(round_(3, anchor=kept), 12)
+
+
 def test_every_answer_that_did_not_count_is_in_the_line(watch):
     line = watch.describe(
         round_(1, status="below_quorum", refused={"c": "step"}, late=["d"], lost=[]), 2

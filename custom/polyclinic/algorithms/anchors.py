@@ -13,10 +13,10 @@ FedMEPD (arXiv 2603.04887) and FedMEMA (AAAI 2024). Computed at the anchor site 
 
 [Reconstructed, where paper and code leave room] In the authors' code a class that is absent from
 a crop enters k-means and (3) as zeros: here it does not enter. A patient without the class in
-round 0 joins the nearest cluster when it is first seen. ``matching`` nearest assigns every patient
-anew each round, as the paper's text may be read. A cluster with fewer patients than the site's
-smallest cell would show those patients: it is joined to its nearest, and what is still too small
-has no anchor. The mean of a round over fewer members than that changes nothing.
+round 0 joins the nearest cluster when it is first seen; a class without an anchor has its (2) when
+it is. ``matching`` nearest assigns every patient anew each round, as the paper's text may be read.
+A cluster of fewer patients than the site's smallest cell would show them: it is joined to its
+nearest, and what is still too small has no anchor; the mean of fewer in a round changes nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -98,8 +98,8 @@ class SampleMeans:
     @classmethod
     def empty(cls, patients: int, widths: Sequence[int], classes: int) -> "SampleMeans":
         """Nothing seen yet."""
-        shapes = [(patients, classes, w) for w in widths]
-        return cls([np.zeros(s) for s in shapes], np.zeros((patients, classes)))
+        seen = (patients, classes)
+        return cls([np.zeros((*seen, w)) for w in widths], np.zeros(seen))
 
     def add(self, rows: Tensor, features: Sequence[Tensor], labels: Tensor) -> None:
         """Count a batch; ``rows`` (B,) says whose each row is."""
@@ -113,7 +113,7 @@ class SampleMeans:
         np.add.at(self.voxels, where, found[0][1].double().cpu().numpy())
 
     def means(self, level: int) -> Floats:
-        """(S, C, C_l) of a level, 0-based; NaN where a patient lacks a class.  (1)"""
+        """(S, C, C_l) of a level by index; NaN where a patient lacks a class.  (1)"""
         voxels = np.where(self.voxels > 0, self.voxels, np.nan)
         return self.sums[level] / voxels[..., None]
 
@@ -222,17 +222,18 @@ def renewed(
         least: fewest patients behind an anchor.
         omega: ω; the first renewal after (2) takes the new means whole, as the authors' code does.
     """
-    classes = found.voxels.shape[1]
-    deepest = found.means(len(found.sums) - 1)
+    deepest = found.means(-1)
     begins = not old.member.size
     blend = omega if old.renewals > 1 else 0.0
     member = np.full(found.voxels.shape, NOBODY) if begins else old.member.copy()
     levels, known = [a.copy() for a in old.levels], old.known.copy()
-    for c in range(classes):
+    for c in range(found.voxels.shape[1]):
         rows, seen = slice(c * slots, (c + 1) * slots), found.seen[:, c]
         centres = levels[-1][rows].astype(np.float64)
-        if begins:
+        if begins or not known[rows].any():
+            member[:, c] = NOBODY
             member[seen, c] = clustered(deepest[seen, c], slots, least, seed + c)
+            known[rows] &= (member[:, c] == NOBODY).all()  # of another cohort: replaced whole
         elif matching == "nearest":
             member[:, c] = nearest(deepest[:, c], centres, known[rows])
         else:
@@ -241,9 +242,9 @@ def renewed(
         for level, place in enumerate(levels):
             means, counts = member_means(found.means(level)[:, c], member[:, c], slots, least)
             fresh = counts > 0
-            share = np.where(known[rows], blend, 0.0)[:, None]
-            blended = share * place[rows] + (1.0 - share) * means
-            place[rows] = np.where(fresh[:, None], blended, place[rows]).astype(np.float32)
-            if level == len(levels) - 1:
-                known[rows] |= fresh
+            share = blend * known[rows, None]
+            kept = np.where(known[rows, None], place[rows], 0.0)
+            blended = share * kept + (1.0 - share) * means
+            place[rows] = np.where(fresh[:, None], blended, kept)
+        known[rows] |= fresh
     return Anchors(tuple(levels), known, member, old.renewals + 1)

@@ -46,6 +46,7 @@ from polyclinic.algorithms.anchors import (
     renewed,
 )
 from polyclinic.algorithms.base import Trained
+from polyclinic.algorithms.fold import Float64
 from polyclinic.algorithms.personal_filters import FilterMemory, decoder_of, overlay
 from polyclinic.algorithms.scan_agreement import (
     TOTAL,
@@ -69,8 +70,10 @@ from polyclinic.algorithms.wire import (
     OpenRound,
     WeightRule,
     announced,
+    weight_of,
 )
 from polyclinic.data.batch import Batch, Patients, SplitName
+from polyclinic.errors import ContractViolation
 from polyclinic.exchange import (
     PERSONAL,
     Contract,
@@ -78,7 +81,7 @@ from polyclinic.exchange import (
     Tensors,
     Update,
 )
-from polyclinic.filters import MASK, WEIGHT, layout_of, without_personal_rows
+from polyclinic.filters import MASK, WEIGHT, filters_fault, layout_of, without_personal_rows
 from polyclinic.models.tensors import difference, load, tensors_of
 from polyclinic.models.tensors import personal as as_personal
 from polyclinic.study import Study
@@ -167,11 +170,13 @@ class Client(Agreement, ScanTraining):
             return loss
 
         fitted, memory = train_scans(task.model, patients, self, batch_loss, personal, t, "anchor")
+        # Of several records of a patient, all but one say nothing of how many patients there are.
+        again = patients.size("train") - patients.distinct("train")
         new = renewed(
             old,
             found,
             slots=self.slots,
-            least=patients.minimum_cell,
+            least=patients.minimum_cell + again,
             omega=self.omega,
             matching=self.matching,
             seed=study.seed,
@@ -190,7 +195,8 @@ class Client(Agreement, ScanTraining):
         fitted = Fit(float("nan"), 0)
         if self.final_epochs:
             settings = replace(self, epochs=self.final_epochs)
-            t = state.round + 1
+            # The step size of the last round: that of a round beyond the last would be none.
+            t = state.round
             fitted, _ = train_scans(task.model, patients, settings, task.loss, personal, t, "final")
         kept = {n: a for n, a in tensors_of(task.model).items() if root_of(n) != "aux"}
         final = {FINAL + n: a for n, a in kept.items()}
@@ -306,6 +312,24 @@ class Client(Agreement, ScanTraining):
         )
 
 
+def _row_weights(tensors: Tensors) -> dict[str, Float64]:
+    """H of each row of a site's decoder; 0 where a filter is personal.
+
+    Raises:
+        ContractViolation: masks or weights are missing or not what ``filters_fault`` passes.
+    """
+    fault = filters_fault(tensors) if {MASK, WEIGHT} <= tensors.keys() else "no mask or no weights"
+    if fault:
+        raise ContractViolation(
+            expected="the mask and weights of filters, and rows of federated ones alone",
+            got=fault,
+            remedy="refuse the update",
+        )
+    decoder, weight = decoder_of(tensors), np.asarray(tensors[WEIGHT], dtype=np.float64)
+    layout = layout_of(decoder)
+    return {n: weight[layout.rows(n)] for n in decoder}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Server(Agreement):
     """The coordinator's half: (1) and (2), and what the anchor site did in (3).
@@ -346,15 +370,12 @@ class Server(Agreement):
         """Fold one update; a second of the same site is refused."""
         opened, rows = self.desk.round, {}
         if self.decoder == "partial":
-            decoder = decoder_of(update.tensors)
-            layout = layout_of(decoder)
-            weight = np.where(update.tensors[MASK] == 1, update.tensors[WEIGHT], 0).astype(float)
-            rows = {n: weight[layout.rows(n)] for n in decoder}
+            rows = _row_weights(update.tensors)
+            n = weight_of("n", None, update.scalars)
         opened.accept(site, update, self.weight, rows)
         if self.decoder == "partial":
             # Summed exactly, like everything that is folded.
-            n = np.array([update.scalars["n"]], dtype=np.float64)
-            opened.means.add(site, TOTAL, n)
+            opened.means.add(site, TOTAL, np.array([n]))
 
     def finish(self) -> State:
         """The next state; without updates the old tensors, bit for bit."""

@@ -69,6 +69,9 @@ def compare(
         str, typer.Option(help="Also score with a modality hidden, as metadata:0,0.5,1.")
     ] = "",
     workers: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 2,
+    pooled: Annotated[
+        bool, typer.Option(help="Also score every site's model on all sites' patients.")
+    ] = True,
     format: output.FormatOption = "txt",  # noqa: A002
 ) -> None:
     """Train methods on the same sites many times and compare their scores.
@@ -82,7 +85,9 @@ def compare(
     chosen |= job_method(job) if job else {}
     agreed = find_study(folders, study, job)
     hidden = parse_missing(missing, agreed) if missing else None
-    plan = Plan(folders, agreed, chosen, repeats, rounds, seed, workers, missing=hidden)
+    plan = Plan(
+        folders, agreed, chosen, repeats, rounds, seed, workers, missing=hidden, pooled=pooled
+    )
     with output.progress("runs", len(plan.tasks())) as advance:
         records, seconds = run_plan(plan, advance)
     summary = summarise(records)

@@ -16,6 +16,7 @@ from polyclinic.settings import SiteSettings, load_settings
 from polyclinic.study import Study
 
 if TYPE_CHECKING:
+    from polyclinic.algorithms.base import Server
     from polyclinic.data.check import RoundSize
 
 app = typer.Typer(no_args_is_help=True)
@@ -81,17 +82,26 @@ def describe(
 
 @app.command("generate")
 def generate(
-    out: Annotated[Path, typer.Argument(help="Folder that receives three sites and a study.")],
+    out: Annotated[Path, typer.Argument(help="Folder that receives the sites and a study.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed, the same hospitals.")] = 0,
     five_kinds: Annotated[
         bool, typer.Option("--five-kinds", help="As DICOM, PNG, NIfTI, SVS and CSV files.")
     ] = False,
+    tumours: Annotated[
+        bool, typer.Option("--tumours", help="Brain scans with the masks of tumours, four sites.")
+    ] = False,
     format: output.FormatOption = "txt",  # noqa: A002
 ) -> None:
-    """Three small, unlike, invented hospitals to try everything on."""
+    """Small, unlike, invented hospitals to try everything on."""
     with output.guarded(format):
+        if five_kinds and tumours:
+            raise StudyError(
+                expected="--five-kinds or --tumours",
+                got="both",
+                remedy="generate them one after the other, in two folders",
+            )
         _require_empty(out)
-        sites, broken, after = _generated(out, seed, five_kinds)
+        sites, broken, after = _generated(out, seed, five_kinds, tumours)
         names = [s.name for s in sites]
         data = {"folder": str(out), "sites": names, "broken": broken, "next": after}
         lines = [f"wrote {out}: study.json, {', '.join(names)}"]
@@ -108,9 +118,13 @@ def generate(
 
 
 def _generated(
-    out: Path, seed: int, five_kinds: bool
+    out: Path, seed: int, five_kinds: bool, tumours: bool
 ) -> tuple[list[Path], dict[str, dict[str, int]], list[str]]:
     """The site folders, what is broken in them, and the commands that are left to the user."""
+    if tumours:
+        from polyclinic.data.generated import tumours as marked
+
+        return marked.generate_tumour_consortium(out, seed), marked.BROKEN, []
     if not five_kinds:
         from polyclinic.data import generator
 
@@ -148,20 +162,30 @@ def _require_empty(out: Path) -> None:
 
 
 def round_size(job: Path | None) -> "RoundSize":
-    """Tells the bytes up and down of one round: of a job, else of FedMM with its defaults, or of
-    FedAvg for a task of labels, which have no prototypes."""
+    """Tells the bytes up and down of one round: of a job, else of the plainest algorithm that the
+    task allows, with its defaults."""
 
     def told(study: Study, held: tuple[str, ...]) -> tuple[int, int]:
-        # The algorithms are heavy and 'describe' does without them.
-        from polyclinic.algorithms import fedavg, fedmm
-        from polyclinic.jobs import load_job
+        from polyclinic.jobs import load_job  # the algorithms are heavy, 'describe' needs none
 
-        plain = fedavg.Server() if study.task.multi_label else fedmm.Server()
-        server = load_job(job).server if job and (job / "meta.json").is_file() else plain
-        size = server.contract(study).nbytes_for(held)
-        return size, size
+        own = job is not None and (job / "meta.json").is_file()
+        server = load_job(job).server if job is not None and own else plainest(study)
+        contract = server.contract(study)
+        return contract.nbytes_for(held), contract.nbytes_for(held, "state")
 
     return told
+
+
+def plainest(study: Study) -> "Server":
+    """FedMEPD for a task of masks, FedAvg for one of labels, which have no prototypes, else
+    FedMM."""
+    if study.task.segments:
+        from polyclinic.algorithms import fedmepd
+
+        return fedmepd.Server()
+    from polyclinic.algorithms import fedavg, fedmm
+
+    return fedavg.Server() if study.task.multi_label else fedmm.Server()
 
 
 def _opened(site: Path, study: Path | None) -> tuple[SiteSettings, Study]:
@@ -192,6 +216,8 @@ def _print_description(data: Mapping[str, Any]) -> None:
     output.table("", ["cohort", ""], [[k, v] for k, v in said.items()])
     output.table("splits", ["split", "patients"], list(data["splits"].items()))
     output.table("who carries what", ["modalities", "patients"], list(data["patterns"].items()))
+    if "masks" in data:
+        output.table("masks", ["marked", "patients"], list(data["masks"].items()))
     rows = [
         [name, m["kind"], m["width"], m["patients"], "yes" if m["trained_on"] else "no", _more(m)]
         for name, m in data["modalities"].items()

@@ -139,13 +139,16 @@ def _modalities(folder: Path) -> list[dict[str, Any]]:
     """The modalities of a sound job, with the size of one patient's input in words."""
     # They import torch; listing does not.
     from polyclinic.data.image import recipe_of as image_recipe
+    from polyclinic.data.scan_recipe import recipe_of as scan_recipe
     from polyclinic.data.volume_recipe import recipe_of as volume_recipe
 
-    told = []
-    for name, modality in sorted(load_study(folder / "app" / "config").modalities.items()):
+    told, study = [], load_study(folder / "app" / "config")
+    for name, modality in sorted(study.modalities.items()):
         size = str(modality.width)
         if modality.kind == "image":
             size = f"{_product(image_recipe(name, modality).size)} pixels"
+        elif study.task.segments:
+            size = f"1 sequence in crops of {_product(scan_recipe(study).size)} voxels"
         elif modality.kind == "volume":
             voxels = _product(volume_recipe(name, modality).size)
             size = f"{modality.width} sequence(s) of {voxels} voxels"

@@ -24,7 +24,7 @@ NOUNS = {
     "data": "Check, describe or generate a hospital's data.",
     "job": "List, show, check or bundle FLARE jobs.",
     "site": "Look a site's startup kit over before it starts.",
-    "run": "Report on a run, or make a job that continues it.",
+    "run": "Report on a run, continue it, or segment scans with what it left.",
     "compare": "Run methods against each other in one process, many repeats.",
 }
 

@@ -7,11 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from polyclinic.cli import output
+from polyclinic.cli.run_places import find_ledger, near
+from polyclinic.cli.run_predict import predict
 from polyclinic.errors import CheckpointError, StudyError
 from polyclinic.ledger import read_ledger
 from polyclinic.study import read_json
 
 app = typer.Typer(no_args_is_help=True)
+app.command("predict")(predict)
 
 Place = Annotated[
     Path,
@@ -26,11 +29,20 @@ def report(
     compare: Annotated[
         Path | None, typer.Option("--compare", help="What 'polyclinic compare --json' wrote.")
     ] = None,
+    overlays: Annotated[
+        Path | None,
+        typer.Option(
+            help="At a site: show the pictures that 'polyclinic run predict --overlays' wrote. "
+            "Such a page holds pictures of patients and stays at the site."
+        ),
+    ] = None,
     format: output.FormatOption = "txt",  # noqa: A002
 ) -> None:
     """One HTML page about a run, with its pictures inside."""
     # matplotlib and Jinja2 are for this command alone.
-    from polyclinic.evaluation.report import ledger_hash, render, site_rows
+    from polyclinic.evaluation.overlays import embedded
+    from polyclinic.evaluation.report import ledger_hash, render
+    from polyclinic.evaluation.site_rows import site_rows
 
     with output.guarded(format):
         ledger = find_ledger(place)
@@ -49,12 +61,13 @@ def report(
             comparison=comparison,
             job=_job_name(ledger),
             methods=_methods() if comparison else None,
+            overlays=embedded(overlays) if overlays else None,
         )
-        _write(out, page)
+        _write(out, page, private=overlays is not None)
         facts: dict[str, Any] = {
             "page": str(out),
             "ledger": ledger_hash(records),
-            "sites": [{"name": s.name, "auroc": s.auroc} for s in site_rows(records)],
+            "sites": [{"name": s.name, s.metric: s.score} for s in site_rows(records)],
         }
         output.emit(
             facts,
@@ -86,31 +99,10 @@ def resume(
         )
 
 
-def find_ledger(place: Path) -> Path:
-    """The one ledger at or below a place.
-
-    Raises:
-        CheckpointError: none, or several.
-    """
-    if place.is_file():
-        return place
-    found = sorted(p for p in place.rglob("ledger.jsonl") if p.is_file())
-    if len(found) != 1:
-        raise CheckpointError(
-            expected="one ledger.jsonl",
-            got=f"{len(found)}",
-            remedy="name the ledger itself, or the folder of one run",
-            owner="researcher",
-        )
-    return found[0]
-
-
 def _study(ledger: Path) -> dict[str, Any]:
-    """The study beside the ledger, or in the job that was downloaded with it; {} when neither."""
-    near = [ledger.parent / "study.json"]
-    for folder in ledger.parents[:4]:
-        near += sorted(folder.glob("app*/config/study.json"))  # FLARE names it app_server
-    return next((_json(path) for path in near if path.is_file()), {})
+    """The study of a run; {} where it is not near its ledger."""
+    path = near(ledger, "study.json")
+    return _json(path) if path else {}
 
 
 def _comparison(
@@ -143,8 +135,8 @@ def _comparison(
 
 def _job_name(ledger: Path) -> str:
     """The name in the job's ``meta.json`` that was downloaded with the ledger; "" when none."""
-    near = (folder / "meta.json" for folder in ledger.parents[:4])
-    return next((str(_json(path).get("name", "")) for path in near if path.is_file()), "")
+    places = (folder / "meta.json" for folder in ledger.parents[:4])
+    return next((str(_json(path).get("name", "")) for path in places if path.is_file()), "")
 
 
 def _methods() -> dict[str, str]:
@@ -170,9 +162,13 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _write(path: Path, page: str) -> None:
+def _write(path: Path, page: str, *, private: bool) -> None:
+    """Write the page; one with pictures of patients can be read by nobody else."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if private:
+            path.touch(mode=0o600)
+            path.chmod(0o600)
         path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise StudyError(

@@ -5,7 +5,7 @@ import multiprocessing
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from polyclinic.algorithms import presets
 from polyclinic.algorithms.base import Client, Server
 from polyclinic.algorithms.presets import Method
+from polyclinic.anchor_site import elected
 from polyclinic.comparison.federation import run_federation
 from polyclinic.comparison.missing import Missing
 from polyclinic.data.batch import Patients, SplitName
@@ -42,6 +43,7 @@ class Plan:
         seed: repeat r splits the patients and draws the weights by ``seed + r``.
         scored: patients that are scored; choices are made on ``validation``, never on ``test``.
         missing: what is hidden, besides, from the patients that are scored.
+        pooled: score every site's model on all sites' patients, too.
     """
 
     sites: tuple[Path, ...]
@@ -53,6 +55,7 @@ class Plan:
     workers: int = 2
     scored: SplitName = "test"
     missing: Missing | None = None
+    pooled: bool = True
 
     def tasks(self) -> list[tuple[str, int]]:
         """Method and repeat of every run."""
@@ -115,11 +118,13 @@ def run_method(
     seed: int,
     scored: SplitName = "test",
     missing: Missing | None = None,
+    pooled: bool = True,
 ) -> Iterator[tuple[str, str, dict[str, float]]]:
     """Train one method once; site, test (``own`` or ``pooled``) and scores.
 
     ``pooled``: all sites' scored patients, restricted to the site's modalities, with the
-    evaluation-only ones readable. ``missing`` adds both with patients' modalities hidden.
+    evaluation-only ones readable, unless it is left out. ``missing`` adds both with patients'
+    modalities hidden.
     """
     rounds = method.rounds(rounds)
     drawn = method.adapted(study.model_copy(update={"seed": seed}))
@@ -130,17 +135,18 @@ def run_method(
     with weights_at(places):
         trained = _pooled(sites, client, server, drawn, rounds, method) if method.pool else None
         if trained is None:
-            result = run_federation(sites, client, server, drawn, rounds)
+            result = run_federation(
+                sites, client, server, drawn, rounds, anchor=anchor_of(sites, study)
+            )
             trained = {
                 s: (_slice(server, drawn, p, result.state), result.personal[s])
                 for s, p in sites.items()
             }
     whole = [c.with_evaluation_only() for c in sites.values()]
     for site, patients in sites.items():
-        tests: dict[str, Patients] = {
-            "own": patients,
-            "pooled": merge(whole, patients.modalities),
-        }
+        tests: dict[str, Patients] = {"own": patients}
+        if pooled:
+            tests["pooled"] = merge(whole, patients.modalities)
         if missing is not None:
             tests |= missing.grid(tests, seed)
         for test, tested in tests.items():
@@ -148,8 +154,14 @@ def run_method(
             yield site, test, scores_of(found, study.task)
 
 
+def anchor_of(sites: Mapping[str, Cohort], study: Study) -> str:
+    """The site that a run of FLARE with these would take as anchor site; "" where none offers."""
+    offers = {s: c.modalities for s, c in sites.items() if c.settings.cohort(study.name).anchor}
+    return elected(offers, study.modalities)
+
+
 def _slice(server: Server, study: Study, patients: Patients, state: State) -> State:
-    names = server.contract(study).names_for(patients.modalities)
+    names = server.contract(study).names_for(patients.modalities, "state")
     return state.restricted(sorted(names))
 
 
@@ -187,7 +199,14 @@ class _Worker:
         start, plan = time.perf_counter(), self.plan
         method, seed = plan.methods[name], plan.seed + repeat
         found = run_method(
-            self.cohorts, plan.study, method, plan.rounds, seed, plan.scored, plan.missing
+            self.cohorts,
+            plan.study,
+            method,
+            plan.rounds,
+            seed,
+            plan.scored,
+            plan.missing,
+            plan.pooled,
         )
         records: list[Record] = []
         for site, test, values in found:

@@ -1,14 +1,18 @@
 """One pass over a cohort before a study: what is wrong, for whom to mend, without identities."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from polyclinic.data.cohort import Cohort, Records, assemble, cohort_of, requests
-from polyclinic.data.column import Reading, Request, Summarised, kind_reader
+from polyclinic.data.asked import requests
+from polyclinic.data.check_reading import ReadAll, read_each, read_together
+from polyclinic.data.cohort import Cohort, Records, assemble, cohort_of
+from polyclinic.data.column import Reading, Request, Summarised
 from polyclinic.data.field_summary import field_summary, sentence
+from polyclinic.data.finding import Finding as Finding
+from polyclinic.data.finding import Level, failed
 from polyclinic.data.labels import most_rows
 from polyclinic.data.manifest import Manifest, read_manifest
 from polyclinic.data.prevalence import lacking, prevalence, worded
@@ -19,26 +23,8 @@ from polyclinic.errors import DataError
 from polyclinic.settings import SiteSettings
 from polyclinic.study import Study
 
-Level = Literal["ok", "warning", "failed"]
 # Bytes that a site holding these modalities sends and receives in a round.
 RoundSize = Callable[[Study, tuple[str, ...]], tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report.
-
-    Attributes:
-        check: what was looked at.
-        modality: "" when it concerns the cohort.
-        remedy: "" when there is nothing to do.
-    """
-
-    check: str
-    level: Level
-    message: str
-    modality: str = ""
-    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,12 +44,6 @@ class CheckReport:
     def ok(self) -> bool:
         """Whether a job would be accepted: no finding failed."""
         return all(f.level != "failed" for f in self.findings)
-
-
-def failed(check: str, error: DataError, modality: str = "") -> Finding:
-    """A finding made of an error."""
-    message = f"expected {error.expected}, got {error.got}"
-    return Finding(check, "failed", message, modality, error.remedy)
 
 
 def check_cohort(
@@ -89,25 +69,34 @@ def check_cohort(
         return CheckReport(settings.site, study.name, (failed("readability", error),))
     several = f", records of {manifest.people} patients" if source.record_column else ""
     findings = [Finding("readability", "ok", f"manifest of {manifest.rows} rows{several}")]
-    readings: dict[str, Reading] = {}
     strangers = {r.name: Strangers(manifest) for r in asked}
-    for request in (replace(r, tick=tick, stranger=strangers[r.name].add) for r in asked):
-        try:
-            readings[request.name] = kind_reader(request.modality.kind).read(request)
-        except DataError as error:
-            findings.append(failed("readability", error, request.name))
+    asked = [replace(r, tick=tick, stranger=strangers[r.name].add) for r in asked]
+    read = read_together(asked, source, study) if study.task.segments else read_each(asked)
+    findings += read.findings
+    readings = read.readings
     rows = settings.minimum_cell * most_rows(manifest.owners)
     for request in asked:
         if request.name in readings:
             findings += _modality(request, readings[request.name], rows)
             findings += _join(request, readings[request.name], strangers[request.name])
-    records = assemble(manifest, readings)
+    findings += _masks(read, rows)
+    records = assemble(manifest, readings, read.entries, read.together)
     findings += [*_identity(manifest, readings), _quarantine(records.report, settings)]
     facts: dict[str, Any] = {"quarantine": dict(records.report.counts)}
     findings += _labels(settings, records, study, facts)
     if round_size is not None:
         findings.append(_round(study, settings, round_size, facts))
     return CheckReport(settings.site, study.name, tuple(findings), facts)
+
+
+def _masks(found: ReadAll, minimum: int) -> Iterable[Finding]:
+    """What is marked, and what a person should know of scans."""
+    if found.together is not None:
+        told = found.together.summary(minimum)
+        classes = ", ".join(f"{k} {v}" for k, v in told.items() if k != "patients")
+        yield Finding("masks", "ok", f"of {told['patients']} patients; marked: {classes}")
+    for note in found.notes:
+        yield Finding("content", "warning", note)
 
 
 def _modality(request: Request, reading: Reading, minimum: int) -> Iterable[Finding]:
@@ -181,7 +170,7 @@ def _columns(
             yield Finding("columns", "warning", f"{len(names)} {what}: {first}", name)
 
 
-def _identity(manifest: Manifest, readings: dict[str, Reading]) -> Iterable[Finding]:
+def _identity(manifest: Manifest, readings: Mapping[str, Reading]) -> Iterable[Finding]:
     """Patients that stand twice; counts only."""
     counts = {
         "leakage": (manifest.leaks, "patient(s) in two splits", ""),

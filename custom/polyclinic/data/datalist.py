@@ -50,21 +50,27 @@ def channels(described: Mapping[str, Any]) -> dict[int, str]:
     return {int(k): str(v) for k, v in named.items() if str(k).isdecimal() and len(str(k)) < 5}
 
 
-def datalist_rows(path: Path, request: Request) -> tuple[list[Row], list[Entry]]:
+def datalist_rows(
+    path: Path, request: Request, key: str = "image"
+) -> tuple[list[Row], list[Entry]]:
     """A row for each file of the list, and the items that cannot be used.
+
+    Args:
+        key: of an item, what is read: its images, or the mask that is its ``label``.
 
     Raises:
         DataError: no datalist.
     """
     content = read_object(path)
-    order = channels(content) or dict(enumerate(request.modality.features))
+    order = channels(content) if key == "image" else {}
+    order = order or dict(enumerate(request.modality.features))
     rows: list[Row] = []
     entries: list[Entry] = []
     number = 0
     for item in (i for s in SPLITS if isinstance(content.get(s), list) for i in content[s]):
         number += 1
         reference = f"datalist item {number}"
-        images = _images(item, order)
+        images = _images(item, order, key)
         if images is None:
             entries.append(Entry("ragged_row", request.name, reference))
             continue
@@ -75,9 +81,11 @@ def datalist_rows(path: Path, request: Request) -> tuple[list[Row], list[Entry]]
     return rows, entries
 
 
-def _images(item: object, order: Mapping[int, str]) -> dict[str, str] | None:
+def _images(item: object, order: Mapping[int, str], key: str) -> dict[str, str] | None:
     """Files of an item by the name of their sequence; ``None`` when it cannot be told."""
-    image = item.get("image") if isinstance(item, dict) else item
+    image = item.get(key) if isinstance(item, dict) else item if key == "image" else None
+    if image is None and key != "image":  # nobody has marked it
+        return {}
     if isinstance(image, str):  # one sequence, and in the list of test items the file alone
         image = [image]
     if isinstance(image, list):

@@ -44,6 +44,7 @@ def describe_cohort(cohort: Cohort) -> dict[str, Any]:
         ),
         "patterns": suppressed(patterns(present, owners), minimum),
         "quarantine": dict(records.report.counts),
+        **({"masks": records.together.summary(rows)} if records.together is not None else {}),
         "modalities": {
             m: {
                 "kind": study.modalities[m].kind,

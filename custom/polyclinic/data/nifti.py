@@ -78,6 +78,24 @@ def _read(path: Path, mask: bool) -> Volume:
     return Volume(voxels, affine, doubtful)
 
 
+def stored_grid(path: Path) -> tuple[Floats, tuple[int, int, int]]:
+    """Affine and shape of a file's voxels in the order in which they are stored; voxels unread.
+
+    Raises:
+        DataRejected: as of ``read_nifti``.
+    """
+
+    def work() -> tuple[Floats, tuple[int, int, int]]:
+        _size(path)
+        with _inflated(path) as (stream, _):
+            _, header = _header(stream)
+        shape, _ = _promise(header)
+        return _affine(header, shape)[0], shape
+
+    with np.errstate(all="ignore"):
+        return guarded(path, "a NIfTI file of one volume", work)
+
+
 def _size(path: Path) -> int:
     """Bytes of a regular file; a pipe or device would never end."""
     status = path.stat()

@@ -14,6 +14,7 @@ Shown = dict[str, int | str]
 
 def prevalence(selection: Selection) -> dict[str, dict[str, Any]]:
     """Patients by split and class; by split, label and side (no, yes, unknown) of several labels.
+    By split alone where the class of every voxel is asked for.
 
     Unknown are the patients of whom no record has the label known. Counts below the site's
     smallest cell are not shown.
@@ -24,6 +25,8 @@ def prevalence(selection: Selection) -> dict[str, dict[str, Any]]:
 def _of_split(selection: Selection, split: SplitName) -> dict[str, Any]:
     task, least = selection.study.task, selection.minimum_cell
     people = selection.people(split).tolist()
+    if task.segments:
+        return dict(suppressed({"patients": people[0]}, least))
     if not task.multi_label:
         return dict(suppressed(dict(zip(task.names, people, strict=True)), least))
     labels, owners = selection.labels(split), selection.owners_of(split)
@@ -40,6 +43,8 @@ def lacking(patients: Patients) -> list[str]:
     """Classes that no training patient has, or sides of labels; a label nobody knows is one."""
     task = patients.study.task
     people = patients.people("train").tolist()
+    if task.segments:  # which patients have which class, masks tell by themselves
+        return []
     if not task.multi_label:
         return [name for name, n in zip(task.names, people, strict=True) if not n]
     found = []

@@ -157,7 +157,9 @@ def scan_reader(
     readers = {r.name: SequenceReader(r, recipe) for r in order}
     codes = mask_of(study).codes if masks else ()
     trained_on = sum(1 for r in order if r.name in held)
-    return ScanReader(readers, trained_on, recipe, scan_files(asked, source.mask), codes)
+    return ScanReader(
+        readers, trained_on, recipe, scan_files(asked, source.mask, masks=masks), codes
+    )
 
 
 def _column(name: str, stacks: Sequence[Stack | None]) -> ScanColumn:

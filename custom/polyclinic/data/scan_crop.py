@@ -29,7 +29,7 @@ class Crop:
     """
 
     starts: Places
-    angles: Places | tuple[float, float, float]
+    angles: tuple[float, float, float]
     flips: tuple[bool, bool, bool]
     contrast: Floats = field(repr=False)
     brightness: Floats = field(repr=False)

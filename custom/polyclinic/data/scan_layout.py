@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from polyclinic.data.column import Request
+from polyclinic.data.datalist import SPLITS, channels, datalist_rows, read_object
 from polyclinic.data.dicom_layout import series_files
 from polyclinic.data.files import Row, by_rows, files_in, stem
 from polyclinic.data.identity import as_id
 from polyclinic.data.nifti import SUFFIXES
+from polyclinic.data.quarantine import Entry
 from polyclinic.data.volume_layout import (
     VolumeFiles,
     by_sequence,
@@ -21,6 +23,7 @@ from polyclinic.data.volume_layout import (
     require_folder,
     volume_files,
 )
+from polyclinic.errors import DataError
 from polyclinic.settings import MaskSource, Source
 from polyclinic.study import Modality
 
@@ -46,8 +49,14 @@ class ScanFiles:
     unlisted: int = 0
 
 
-def scan_files(asked: Sequence[Request], mask: MaskSource | None) -> ScanFiles:
+def scan_files(
+    asked: Sequence[Request], mask: MaskSource | None, *, masks: bool = True
+) -> ScanFiles:
     """The files of the modalities asked for, and of the masks.
+
+    Args:
+        masks: whether masks are looked for where there is nothing else; those that lie among
+            sequences are told apart from them in any case.
 
     Raises:
         DataError: no such folder, or its layout is not as declared.
@@ -56,20 +65,21 @@ def scan_files(asked: Sequence[Request], mask: MaskSource | None) -> ScanFiles:
     places: dict[tuple[str, ...], list[Request]] = {}
     for request in asked:
         places.setdefault(_place(request.source), []).append(request)
+    own = None if mask is None else _place(_as_source(mask))
+    among = own in places and mask is not None and not _apart(mask)
     listings: dict[str, VolumeFiles] = {}
-    masked: VolumeFiles | None = None
+    masked = VolumeFiles({})
     for place, requests in places.items():
-        there = mask if mask is not None and place == _place(_as_source(mask)) else None
-        joint = _joint(requests, None if there is None or there.layout == "nnunet" else there)
+        joint = _joint(requests, mask if among and place == own else None)
+        _require_order(joint)
         read = series_files if joint.source.layout == "dicom" else volume_files
         listed = listings[requests[0].name] = read(joint)
         if MASK in joint.modality.features:
             masked = listed
     unlisted = sum(listed.unlisted for listed in listings.values())
-    if mask is not None and masked is None:
-        masked = _masks(_mask_request(asked[0], mask))
-        listings[MASK] = masked
-        if _place(_as_source(mask)) in places:  # the images' listing has seen them, too
+    if mask is not None and masks and not among:
+        masked = listings[MASK] = _masks(_mask_request(asked[0], mask))
+        if own in places:  # the images' listing has seen them, too
             unlisted -= sum(len(mine) for mine in masked.files.values())
         else:
             unlisted += masked.unlisted
@@ -78,8 +88,8 @@ def scan_files(asked: Sequence[Request], mask: MaskSource | None) -> ScanFiles:
         for pseudonym, mine in listed.files.items():
             found = {m: paths for m, paths in mine.items() if m != MASK}
             sequences.setdefault(pseudonym, {}).update(found)
-    masks = {p: mine[MASK] for p, mine in masked.files.items() if MASK in mine} if masked else {}
-    return ScanFiles(sequences, masks, listings, max(0, unlisted))
+    marked = {p: mine[MASK] for p, mine in masked.files.items() if MASK in mine}
+    return ScanFiles(sequences, marked, listings, max(0, unlisted))
 
 
 def _place(source: Source) -> tuple[str, ...]:
@@ -122,21 +132,54 @@ def _mask_request(request: Request, mask: MaskSource) -> Request:
     )
 
 
+def _apart(mask: MaskSource) -> bool:
+    """Whether masks are listed in another way than the sequences beside them."""
+    return mask.layout == "nnunet" or _is_datalist(mask.files)
+
+
+def _is_datalist(files: str) -> bool:
+    return files.lower().endswith(".json")
+
+
+def _require_order(joint: Request) -> None:
+    """Refuse a datalist whose channels have no names: modalities of a study have no order.
+
+    Raises:
+        DataError: it has none.
+    """
+    path = joint.root / joint.source.files
+    if len(joint.modality.features) < 2 or not _is_datalist(joint.source.files):
+        return
+    content = read_object(path)
+    items = [i for s in SPLITS if isinstance(content.get(s), list) for i in content[s]]
+    ordered = any(isinstance(i.get("image") if isinstance(i, dict) else i, list) for i in items)
+    if ordered and not channels(content):
+        raise DataError(
+            expected="'channel_names' in the datalist, or images by name",
+            got="images in an order that nothing explains",
+            remedy="add channel_names to it",
+        )
+
+
 def _masks(request: Request) -> VolumeFiles:
-    """The masks of a place of their own; nnU-Net's are ``labelsTr/patient.nii.gz``."""
-    if request.source.layout != "nnunet":
+    """The masks of a place of their own: named or listed like a sequence; ``label`` of a datalist;
+    ``labelsTr/patient.nii.gz`` of nnU-Net."""
+    if request.source.layout != "nnunet" and not _is_datalist(request.source.files):
         return volume_files(request)
     folder = request.root / request.source.folder
     require_folder(request, folder)
     names = names_of(request)
     word = next(iter(names.study))
-    found = {
-        name: path
-        for name, path in files_in(folder, SUFFIXES).items()
-        if _LABELS.fullmatch(path.relative_to(folder).parts[0])
-    }
-    rows = [
-        Row("a file of the folder", as_id(stem(path.name, SUFFIXES)), name, word)
-        for name, path in found.items()
-    ]
-    return by_sequence(request, folder, by_rows(request, folder, found, rows), names)
+    found, entries = files_in(folder, SUFFIXES), list[Entry]()
+    if request.source.layout == "nnunet":
+        found = {
+            name: path
+            for name, path in found.items()
+            if _LABELS.fullmatch(path.relative_to(folder).parts[0])
+        }
+        whose = {name: as_id(stem(path.name, SUFFIXES)) for name, path in found.items()}
+        rows = [Row("a file of the folder", whose[name], name, word) for name in found]
+    else:
+        table = request.root / request.source.files
+        rows, entries = datalist_rows(table, request, key="label")
+    return by_sequence(request, folder, by_rows(request, folder, found, rows, entries), names)

@@ -5,9 +5,10 @@ nor scored, since nothing says what would be right.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +25,7 @@ from polyclinic.data.sequence_reader import Paths, SequenceReader
 from polyclinic.data.volume_reader import MOST_AT_ONCE
 from polyclinic.errors import DataRejected
 
-Array = npt.NDArray[np.generic]
-AFFINE = 16
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,46 @@ class Found:
     grids: tuple[Grid, ...] = ()
 
 
+@dataclass
+class _Mine:
+    """The files of one patient that can be read and joined.
+
+    Attributes:
+        loaded: volumes that had to be read for their grid, until the stack is kept.
+    """
+
+    sequences: dict[str, Paths] = field(default_factory=dict)
+    grids: dict[str, Grid] = field(default_factory=dict)
+    loaded: dict[str, Volume] = field(default_factory=dict)
+    mask: Paths | None = None
+
+    @property
+    def paths(self) -> Paths:
+        """All files of the sequences."""
+        return tuple(p for paths in self.sequences.values() for p in paths)
+
+
+@dataclass
+class _Together:
+    """Arrays that are made together and kept apart: who asks for one leaves the others ready."""
+
+    make: Callable[[], dict[str, Array]]
+    ready: dict[str, Array] = field(default_factory=dict)
+
+    def part(self, what: str) -> Callable[[], Array]:
+        """Makes one of them."""
+
+        def made() -> Array:
+            found = self.ready.pop(what, None)
+            if found is None:
+                fresh = self.make()
+                found = fresh.pop(what)
+                self.ready.update(fresh)
+            return found
+
+        return made
+
+
 @dataclass(frozen=True)
 class ScanReader:
     """The scans of a site and how they are read.
@@ -91,108 +131,88 @@ class ScanReader:
 
     def patient(self, pseudonym: str) -> Found:
         """The stack of a patient's sequences that can be read and joined, if the mask can be."""
-        mine = self.listed.sequences.get(pseudonym, {})
-        mask = self.listed.masks.get(pseudonym)
-        if mine and self.codes and mask is None:
+        listed = self.listed.sequences.get(pseudonym, {})
+        mine = _Mine(mask=self.listed.masks.get(pseudonym) if self.codes else None)
+        if listed and self.codes and mine.mask is None:
             return Found(None, (Entry("no_mask", "mask", "a patient", patient=pseudonym),))
         entries: list[Entry] = []
-        grids: dict[str, Grid] = {}
-        loaded: dict[str, Volume] = {}
         for name, reader in self.readers.items():
-            if name not in mine:
+            if name not in listed:
                 continue
+            paths = listed[name]
             try:
-                grid = reader.grid(mine[name], name, loaded)
-                reader.require_joined(mine[name], grid, next(iter(grids.values()), grid))
-                grids[name] = grid
+                grid = reader.grid(paths, name, mine.loaded)
+                reader.require_joined(paths, grid, next(iter(mine.grids.values()), grid))
+                mine.sequences[name], mine.grids[name] = paths, grid
             except DataRejected as error:
                 entries.append(reader.entry(error, pseudonym))
         stack = None
-        if grids:
+        if mine.sequences:
             try:
-                stack = self._stack({m: mine[m] for m in grids}, grids, mask, loaded)
+                stack = self._stack(mine)
             except DataRejected as error:
-                name = "mask" if error.reason == "bad_mask" else next(iter(grids))
+                name = "mask" if error.reason == "bad_mask" else next(iter(mine.sequences))
                 reference = error.file_hash or "a file of the folder"
                 entries.append(Entry(error.reason, name, reference, patient=pseudonym))
-        return Found(stack, tuple(entries), tuple(grids.values()))
+        return Found(stack, tuple(entries), tuple(mine.grids.values()))
 
-    def _stack(
-        self,
-        mine: Mapping[str, Paths],
-        grids: Mapping[str, Grid],
-        mask: Paths | None,
-        loaded: dict[str, Volume],
-    ) -> Stack:
+    def _stack(self, mine: _Mine) -> Stack:
         """The stack and the mask, made if they are not in the cache.
 
         Raises:
             DataRejected: ``bad_mask``, or the volumes cannot be brought onto one grid.
         """
-        first_name, first = next(iter(grids.items()))
-        if self.codes and mask is not None:
-            self._require_mask(mask, first, loaded)
-        boxing = sum(1 for m in list(self.readers)[: self.trained_on] if m in mine) or len(mine)
-        parts: dict[str, Array] = {}
-
-        def made(what: str) -> Array:
-            ready = parts.pop(what, None)  # made with the part that was asked for before
-            if ready is None:
-                fresh = self._made(mine, mask, boxing, loaded)
-                ready = fresh.pop(what)
-                parts.update(fresh)
-            return ready
-
-        flat = tuple(p for paths in mine.values() for p in paths)
+        first_name, first = next(iter(mine.grids.items()))
+        if mine.mask is not None:
+            self._require_mask(mine.mask, first, mine.loaded)
+        trained_on = list(self.readers)[: self.trained_on]
+        boxing = sum(1 for m in trained_on if m in mine.sequences) or len(mine.sequences)
+        parts = _Together(lambda: self._made(mine, boxing))
         # Which sequences the files are decides the stack as much as the files.
-        told = {"sequences": list(mine), "boxing": boxing, **self.recipe.decoding}
+        told = {"sequences": list(mine.sequences), "boxing": boxing, **self.recipe.decoding}
         cache = self.readers[first_name].cache
-        held = cache("scan", told).hold(flat, lambda: made("stack"))
+        held = cache("scan", told).hold(mine.paths, parts.part("stack"))
         held.read()
-        masked, all_files = None, flat
-        if self.codes and mask is not None:
-            told, all_files = {**told, "codes": list(self.codes)}, (*flat, *mask)
-            masked = cache("scan mask", told).hold(all_files, lambda: made("mask"))
-            masked.read()
-        facts = cache("scan facts", told).get(all_files, lambda: made("facts")).tolist()
-        loaded.clear()
-        parts.clear()
-        lengths = tuple(int(n) for n in facts[AFFINE : AFFINE + 3])
+        place = cache("scan place", told).get(mine.paths, parts.part("place"))
+        mask, marks = None, list[float]()
+        if mine.mask is not None:
+            told, paths = {**told, "codes": list(self.codes)}, (*mine.paths, *mine.mask)
+            mask = cache("scan mask", told).hold(paths, parts.part("mask"))
+            mask.read()
+            marks = cache("scan marks", told).get(paths, parts.part("marks")).tolist()
+        mine.loaded.clear()
+        parts.ready.clear()
+        i, j, k = (int(n) for n in place[4, :3])
         return Stack(
             held,
-            masked,
-            tuple(mine),
-            tuple(spacing_of(g.affine) for g in grids.values()),
-            np.array(facts[:AFFINE]).reshape(4, 4),
-            (lengths[0], lengths[1], lengths[2]),
-            float(facts[AFFINE + 3]),
-            tuple(int(n) for n in facts[AFFINE + 4 :]),
+            mask,
+            tuple(mine.sequences),
+            tuple(spacing_of(g.affine) for g in mine.grids.values()),
+            np.array(place[:4], dtype=np.float64),
+            (i, j, k),
+            marks[0] if marks else 1.0,
+            tuple(int(n) for n in marks[1:]),
         )
 
-    def _made(
-        self,
-        mine: Mapping[str, Paths],
-        mask: Paths | None,
-        boxing: int,
-        loaded: Mapping[str, Volume],
-    ) -> dict[str, Array]:
-        """The arrays of one patient: stack, mask and facts."""
-        volumes = {m: loaded.get(m) or self.readers[m].volume(p) for m, p in mine.items()}
+    def _made(self, mine: _Mine, boxing: int) -> dict[str, Array]:
+        """The arrays of one patient: the stack, its place, the mask, and what is marked in it."""
+        volumes = {
+            m: mine.loaded.get(m) or self.readers[m].volume(p) for m, p in mine.sequences.items()
+        }
         classes = None
-        if self.codes and mask is not None:
-            classes = loaded.get(MASK) or self._mask(mask)
-        paths = next(iter(mine.values()))
+        if mine.mask is not None:
+            classes = mine.loaded.get(MASK) or self._mask(mine.mask)
 
         def work() -> Framed:
             return framed_scan(volumes, classes, self.recipe, boxing)
 
-        framed = guarded(paths[0], "volumes that can be resampled", work)
-        told = [*framed.affine.ravel().tolist(), *framed.stack.shape[1:], framed.kept]
-        parts: dict[str, Array] = {"stack": framed.stack}
+        framed = guarded(mine.paths[0], "volumes that can be resampled", work)
+        place = np.vstack([framed.affine, [*framed.stack.shape[1:], 0.0]])
+        parts: dict[str, Array] = {"stack": framed.stack, "place": place}
         if framed.tissues is not None:
-            parts["mask"] = framed.tissues
-            told += np.bincount(framed.tissues.ravel(), minlength=len(self.codes)).tolist()
-        return {**parts, "facts": np.array(told, dtype=np.float64)}
+            counts = np.bincount(framed.tissues.ravel(), minlength=len(self.codes))
+            parts |= {"mask": framed.tissues, "marks": np.array([framed.kept, *counts])}
+        return parts
 
     def _require_mask(self, mask: Paths, first: Grid, loaded: dict[str, Volume]) -> None:
         """Refuse a mask that says nothing about the scan; its classes are in ``loaded`` if it had

@@ -13,15 +13,15 @@ Guarantees (tests/evaluation/test_report.py):
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 from polyclinic.evaluation.gallery import drawn
 from polyclinic.evaluation.headline import AUROC, DICE, WORDS
-from polyclinic.evaluation.regions import anchor_of, anchor_steps, region_rows, subset_rows
+from polyclinic.evaluation.regions import anchor_steps, region_rows, subset_rows
 from polyclinic.evaluation.repeats import compared
+from polyclinic.evaluation.site_rows import final_scores, first, site_rows
 from polyclinic.evaluation.verdict import FEW_REPEATS, TESTS, method_of, sentences
 from polyclinic.evaluation.wording import algorithm, cell, moment, score, size
 
@@ -34,41 +34,6 @@ ABSENCES = {
     "absent": "never fetched the task",
     "lost": "process gone",
 }
-
-
-@dataclass(frozen=True)
-class SiteRow:
-    """One site over the whole run.
-
-    Attributes:
-        auroc: on the site's own test patients at the end, or its last on validation.
-        dice: of a segmentation the same.
-        labels: the same of each label of a multi-label task that the site knows.
-        sent: bytes of all updates that counted.
-        groups: bytes of one update by parameter group.
-    """
-
-    name: str
-    modalities: tuple[str, ...]
-    patients: float | None
-    auroc: float | None
-    rounds: int
-    sent: int
-    received: int
-    groups: Mapping[str, int]
-    quarantined: int
-    labels: Mapping[str, float] = field(default_factory=dict)
-    dice: float | None = None
-
-    @property
-    def metric(self) -> str:
-        """The score that stands for the site."""
-        return AUROC if self.dice is None else DICE
-
-    @property
-    def score(self) -> float | None:
-        """Its value."""
-        return self.auroc if self.dice is None else self.dice
 
 
 def render(
@@ -90,7 +55,7 @@ def render(
         methods: one line on each method that may have been compared.
         overlays: pictures of a site's own patients as data addresses, by name.
     """
-    start, end = _first(records, "start"), _first(reversed(records), "end")
+    start, end = first(records, "start"), first(reversed(records), "end")
     rounds = [r for r in records if r.get("kind") == "round"]
     sites = site_rows(records)
     task = (study or {}).get("task", {})
@@ -99,7 +64,7 @@ def render(
     found = {t: by_test[t] for t in TESTS if t in by_test}
     known = {*(methods or {}), *(row.method for c in found.values() for row in c.rows)}
     ours = method_of(start, job, known)
-    return _page().render(
+    html: str = _page().render(
         job=job,
         algorithm=algorithm(str(start.get("algorithm", ""))),
         ours=ours,
@@ -125,6 +90,7 @@ def render(
         overlays=overlays or {},
         **_of_regions(records, task.get("mask") or {}),
     )
+    return html
 
 
 def _page() -> Any:
@@ -156,72 +122,8 @@ def _of_regions(records: Sequence[Record], mask: Record) -> dict[str, Any]:
         "subset_rows": subsets,
         "sequences": sorted({s for row in subsets for s in row.sequences}),
         "anchors": anchor_steps(records),
-        "anchor_site": str(_first(records, "census").get("anchor") or ""),
+        "anchor_site": str(first(records, "census").get("anchor") or ""),
     }
-
-
-def site_rows(records: Sequence[Record]) -> list[SiteRow]:
-    """One row per site that announced itself, by name."""
-    census = _first(records, "census").get("sites", {})
-    rounds = [r for r in records if r.get("kind") == "round"]
-    messages = [*rounds, *filter(None, map(anchor_of, records))]
-    rows = []
-    for name, said in sorted(census.items()):
-        final = final_scores(records).get(name, {})
-        counts = said.get("counts", {})
-        rows.append(
-            SiteRow(
-                name,
-                tuple(said.get("modalities", ())),
-                counts.get("n"),
-                final.get("test/auroc", final.get("validation/auroc")),
-                sum(name in r.get("heard", ()) for r in rounds),
-                sum(sum(sizes.values()) for sizes in _sizes(messages, "bytes_in", name)),
-                sum(sum(sizes.values()) for sizes in _sizes(messages, "bytes_out", name)),
-                _by_group(next(reversed(_sizes(messages, "bytes_in", name)), {})),
-                sum(int(v) for v in said.get("quarantined", {}).values()),
-                by_label(final),
-                final.get("test/dice", final.get("validation/dice")),
-            )
-        )
-    return rows
-
-
-def by_label(final: Mapping[str, float]) -> dict[str, float]:
-    """AUROC of each label among a site's newest metrics, on test patients where it was told."""
-    found: dict[str, float] = {}
-    for split in ("validation", "test"):
-        head = f"{split}/auroc/"
-        found |= {k.removeprefix(head): v for k, v in sorted(final.items()) if k.startswith(head)}
-    return found
-
-
-def _sizes(messages: Sequence[Record], key: str, site: str) -> list[Mapping[str, int]]:
-    """Bytes by group of every round and anchor step in which the site's message counted."""
-    return [r[key][site] for r in messages if site in r.get(key, {})]
-
-
-def _by_group(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Bytes with ``store.count.wsi`` and ``store.proto.wsi`` in one ``store.wsi``, and those of
-    all levels of anchors and of all marks of filters in one each."""
-    groups: dict[str, int] = {}
-    for name, count in sizes.items():
-        head, _, rest = name.partition(".")
-        kind, _, of = rest.partition(".")
-        group = name
-        if head == "store" and of:
-            group = f"store.{of}" if kind in ("proto", "count") else f"store.{kind}"
-        groups[group] = groups.get(group, 0) + count
-    return groups
-
-
-def final_scores(records: Sequence[Record]) -> dict[str, dict[str, float]]:
-    """The newest value of every metric, by site."""
-    scores: dict[str, dict[str, float]] = {}
-    for record in records:
-        for site, metrics in record.get("metrics", {}).items():
-            scores.setdefault(site, {}).update(metrics)
-    return scores
 
 
 def trouble(records: Sequence[Record]) -> list[tuple[str, str, str, str]]:
@@ -247,7 +149,7 @@ def trouble(records: Sequence[Record]) -> list[tuple[str, str, str, str]]:
 
 def quarantined(records: Sequence[Record]) -> list[tuple[str, str, int]]:
     """Site, reason code, count: what was set aside before training."""
-    census = _first(records, "census").get("sites", {})
+    census = first(records, "census").get("sites", {})
     return [
         (site, reason, int(count))
         for site, said in sorted(census.items())
@@ -261,10 +163,6 @@ def ledger_hash(records: Sequence[Record]) -> str:
         return hashlib.sha256(b"").hexdigest()
     line = json.dumps(records[-1], sort_keys=True, allow_nan=False)
     return hashlib.sha256(line.encode()).hexdigest()
-
-
-def _first(records: Iterable[Record], kind: str) -> Record:
-    return next((r for r in records if r.get("kind") == kind), {})
 
 
 def _sites_of(entry: Any) -> list[tuple[str, str]]:

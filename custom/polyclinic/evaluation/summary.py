@@ -11,6 +11,8 @@ from polyclinic.evaluation.metrics import bootstrap_interval
 
 Record = Mapping[str, Any]
 FLOOR, CEILING, TUNED = "local", "centralised", "_plus"
+# Of methods that segment.
+SCANS = "scan_"
 
 
 def summarise(records: Iterable[Record]) -> dict[str, Any]:
@@ -18,7 +20,8 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
 
     The mean over sites is taken within a repeat, of the sites for which the metric is defined.
     ``gap_closed`` is (method - local) / (centralised - local) of those means, with ``local_plus``
-    and ``centralised_plus`` for methods of that ending; ``minus`` holds the paired difference to
+    and ``centralised_plus`` for methods of that ending, and ``scan_local`` and ``scan_centralised``
+    where methods segment; ``minus`` holds the paired difference to
     every other method, repeat by repeat.
 
     Args:
@@ -109,8 +112,12 @@ def _gap_closed(means: Mapping[str, float], name: str) -> float | None:
     A tuned method is measured between tuned ends when they are there: a better network alone must
     not look like federation.
     """
-    tuned = TUNED if name.endswith(TUNED) and {FLOOR + TUNED, CEILING + TUNED} <= set(means) else ""
-    floor, ceiling = means.get(FLOOR + tuned), means.get(CEILING + tuned)
+    ends = FLOOR, CEILING
+    if name.endswith(TUNED) and {FLOOR + TUNED, CEILING + TUNED} <= set(means):
+        ends = FLOOR + TUNED, CEILING + TUNED
+    elif FLOOR not in means and CEILING not in means:
+        ends = SCANS + FLOOR, SCANS + CEILING
+    floor, ceiling = means.get(ends[0]), means.get(ends[1])
     if floor is None or ceiling is None or abs(ceiling - floor) < 1e-12:
         return None
     return (means[name] - floor) / (ceiling - floor)

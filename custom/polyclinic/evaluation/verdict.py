@@ -11,7 +11,7 @@ from polyclinic.evaluation.wording import score
 FEW_REPEATS = 3
 # Methods closer than this are level: the page shows three digits.
 LEVEL = 0.0005
-ALONE = "local"
+ALONE = ("local", "scan_local")
 TESTS = {
     "pooled": "all sites' test patients",
     "own": "each site's own test patients",
@@ -58,13 +58,13 @@ def method_of(start: Mapping[str, Any], job: str, known: Iterable[str]) -> str:
 
 def _standing(mine: Method, others: list[Method]) -> str:
     """``fedmm, the algorithm of this run, is 0.028 behind multi_fedavg and ...``."""
-    rivals = [others[0], *(row for row in others[1:] if row.method == ALONE)]
+    rivals = [others[0], *(row for row in others[1:] if row.method in ALONE)]
     parts = [_against(mine, row) for row in rivals]
     return f"{mine.method}, the algorithm of this run, is {' and '.join(parts)}."
 
 
 def _against(mine: Method, other: Method) -> str:
-    name = "every site training alone" if other.method == ALONE else other.method
+    name = "every site training alone" if other.method in ALONE else other.method
     difference = mine.mean - other.mean
     if abs(difference) < LEVEL:
         return f"level with {name}"

@@ -7,6 +7,7 @@ NOTHING = "–"
 # How the papers write the algorithms of this package.
 ALGORITHMS = {
     "fedavg": "FedAvg by modality",
+    "fedmepd": "FedMEPD",
     "fedmm": "FedMM",
     "local": "training alone",
     "multi_fedavg": "Multi-FedAvg",

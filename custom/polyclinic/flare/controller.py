@@ -206,6 +206,7 @@ class Rounds(Controller):
         if self.run == LATEST:
             self.run, self.start_round = latest_run(workspace, study, algorithm)
             self.rounds = max(self.rounds, self.start_round)
+        step = self._anchor_step(study, contract, Path(workspace.get_site_config_dir()), abort)
         folder, here = run_folder(workspace, self.run), Path(workspace.get_run_dir(job))
         book = RunBook(folder, here, contract)
         facts = {
@@ -234,7 +235,6 @@ class Rounds(Controller):
             self.most_patients,
         )
         aggregator = UpdateAggregator(self.server, study, contract, self.most_share)
-        step = self._anchor_step(study, contract, Path(workspace.get_site_config_dir()), abort)
         self._study_run = StudyRun(self, terms, study, contract, aggregator, book, state, step)
         return book, self._study_run
 
@@ -249,18 +249,12 @@ class Rounds(Controller):
         wanted = isinstance(self.server, AnchorServer) and self.server.wants_anchor
         if not wanted or TRAIN not in self.stages:
             return None
-        if self.anchor_client is None:
-            return AnchorStep(self.server, contract, pinned=server_anchor(local))
-        self._own = OwnData(
-            load_settings(local / SETTINGS),
-            study,
-            self.anchor_client,
-            UpdateGuard(contract),
-            self.run,
-            self.round_deadline,
-            lambda: bool(abort.triggered),
-        )
-        return AnchorStep(self.server, contract, trainer=self._own)
+        if self.anchor_client is not None:
+            settings, guard = load_settings(local / SETTINGS), UpdateGuard(contract)
+            stopped, client = (lambda: bool(abort.triggered)), self.anchor_client
+            terms = self.run, self.round_deadline
+            self._own = OwnData(settings, study, client, guard, *terms, stopped)
+        return AnchorStep(self.server, contract, server_anchor(local), self._own)
 
 
 def _refuse(expected: str, where: str) -> None:

@@ -51,7 +51,7 @@ from polyclinic.study import load_study
 META_KEYS = frozenset(
     {"name", "min_clients", "deploy_map", "resource_spec", "scope", "mandatory_clients"}
 )
-_HALVES = {SERVER: ".args.server", CLIENT: ".args.client"}
+_HALVES = {SERVER: (".args.server", ".args.anchor_client"), CLIENT: (".args.client",)}
 _SITE = re.compile(r"^(site|hosp(ital)?)[-_ ]?\w{1,2}$", re.IGNORECASE)
 _FILTERS = ("task_data_filters", "task_result_filters")
 

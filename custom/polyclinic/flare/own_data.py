@@ -5,6 +5,7 @@ The server's ``local/polyclinic.yaml`` then declares the study's cohort like a h
 that process answers passes the same guard as a site's answer.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ class OwnData:
             self._store.claim()
             head = {"do": ANCHOR, "round": state.round, "t": state.round}
             kept = self._store.load(state.round)
-            answer = self._ask(Message(head, joined(state=state.tensors, personal=kept)))
+            request = Message(head, joined(state=state.tensors, personal=kept))
+            answer = self._ask(request, self._deadline)
             scalars, metrics = answer.head["scalars"], answer.head["metrics"]
             kind, tensors = DataKind.WEIGHT_DIFF.value, answer.part("update")
             reply = Reply(kind, tensors, scalars, metrics)
@@ -106,12 +108,12 @@ class OwnData:
 
     def _announced(self) -> Announcement:
         if self._said is None:
-            scalars = self._ask(Message({"do": CENSUS})).head["scalars"]
+            scalars = self._ask(Message({"do": CENSUS}), math.inf).head["scalars"]
             self._said = read_census(Reply(DataKind.METRICS.value, {}, scalars, {}), self._study)
         return self._said
 
-    def _ask(self, request: Message) -> Message:
-        answer = self._process.ask(request, self._aborted, self._deadline)
+    def _ask(self, request: Message, seconds: float) -> Message:
+        answer = self._process.ask(request, self._aborted, seconds)
         if not answer.head["ok"]:
             raise StepFailed(answer.head["code"])
         return answer

@@ -34,10 +34,17 @@ def scan_voxels(trait: float, rng: np.random.Generator) -> dict[str, Voxels]:
     }
 
 
-def write_scan(path: Path, voxels: Voxels, *, flipped: bool = False) -> None:
-    """One sequence; ``flipped`` stores it from left to right, with the affine that says so."""
-    affine: Affine = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
+def write_scan(
+    path: Path,
+    voxels: Voxels | npt.NDArray[np.uint8],
+    *,
+    flipped: bool = False,
+    spacing_mm: float = SPACING_MM,
+) -> None:
+    """One sequence or mask; ``flipped`` stores it from left to right, with the affine that says
+    so."""
+    affine: Affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     if flipped:
         voxels = voxels[::-1]
-        affine[0, 0], affine[0, 3] = -SPACING_MM, SPACING_MM * (SHAPE[0] - 1)
+        affine[0, 0], affine[0, 3] = -spacing_mm, spacing_mm * (voxels.shape[0] - 1)
     nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(voxels), affine), path)
