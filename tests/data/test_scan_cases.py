@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from marked import SEQUENCES, SHAPE, Ward, a_study, turned
+from marked import SEQUENCES, SHAPE, Ward, a_study, marked, turned
 from polyclinic.data.scan_cases import Case, open_for_prediction
 from polyclinic.errors import DataError
+from series import slices, write_series
 from volumes import affine, head, write
 
 
@@ -129,3 +130,20 @@ def test_a_map_of_probabilities_stays_one(tmp_path: Path) -> None:
     chances = np.random.default_rng(0).random(SHAPE)
     back, _ = case(ward).to_source(chances)
     np.testing.assert_array_equal(back, chances)
+
+
+def test_a_dicom_series_is_read_with_a_mask_of_another_kind(tmp_path: Path) -> None:
+    ward = Ward(tmp_path, held=("t1",))
+    ward.source, ward.mask = {"folder": "dicom", "layout": "dicom"}, {"folder": "truth"}
+    for i, p in enumerate(ward.ids(4)):
+        write_series(tmp_path / "dicom" / p / "t1", slices(head(i, SHAPE), affine()))
+        write(tmp_path / "truth" / f"{p}.nii.gz", marked())
+    cohort = ward.open()
+    assert cohort.quarantine.counts == {}
+    batch = next(cohort.batches("train", 1))
+    # An oblong box of 5 x 6 x 4 voxels lies where it was drawn, in the order of the scan.
+    np.testing.assert_array_equal(batch.labels[0].numpy(), marked(codes=(0, 1, 2)))
+    one = case(ward)
+    back, placed = one.to_source(batch.labels[0].numpy())
+    np.testing.assert_array_equal(back, batch.labels[0].numpy())
+    np.testing.assert_allclose(placed, affine(), atol=1e-6)

@@ -60,8 +60,11 @@ def test_joined_films_and_metadata_with_augmentation_equal_one_process(
 def test_scans_with_an_anchor_site_and_personal_filters_equal_one_process(
     federation: Federation, tmp_path: Path
 ) -> None:
-    sites = generate_tumour_consortium(tmp_path / "tumours")[: len(federation.sites)]
+    sites = generate_tumour_consortium(tmp_path / "tumours", patients=(24, 24, 24, 20))
+    sites = sites[: len(federation.sites)]
     job = copy_job(REPO / "jobs" / "fedmepd_demo", tmp_path, rounds=4)
+    # Filters become personal as soon as they may.
+    change_client(job, patience=1, pretrain=1)
     with added_cohorts({federation.kit(s.name): s for s in sites}):
         run = federation.submit(job)
         assert federation.wait(run, 240) == "FINISHED:COMPLETED"
@@ -69,6 +72,17 @@ def test_scans_with_an_anchor_site_and_personal_filters_equal_one_process(
     steps = [r["anchor"]["status"] for r in rounds(federation, run)]
     assert steps == ["absorbed"] * 4
     assert last_state(federation, run)["store.anchor.known"].any()
+    told = [r["metrics"]["site-2"]["filters/personal"] for r in rounds(federation, run)]
+    assert told[:2] == [0.0, 0.0]
+    assert 0 < told[-1] < 1
+
+
+def change_client(job: Path, **args: Any) -> None:
+    """Give a job's client half other arguments."""
+    path = job / "app" / "config" / "config_fed_client.json"
+    config = json.loads(path.read_text())
+    config["executors"][0]["executor"]["args"]["client"]["args"] |= args
+    path.write_text(json.dumps(config))
 
 
 def change_study(job: Path, change: Any) -> None:

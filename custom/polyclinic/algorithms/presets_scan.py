@@ -10,8 +10,14 @@ from typing import Any
 from polyclinic.algorithms import fedmepd
 from polyclinic.algorithms.method import Method, Pool
 
-SHORT: dict[str, Any] = {"lr": 2e-3, "batch_size": 1, "validate_every": 0}
-SHORT_FILTERS: dict[str, Any] = {"patience": 2, "pretrain": 3}
+SCAN_ROUNDS = 10
+SHORT: dict[str, Any] = {
+    "epochs": 3,
+    "lr": 2e-3,
+    "decay_rounds": SCAN_ROUNDS,
+    "validate_every": 0,
+}
+SHORT_FILTERS: dict[str, Any] = {"patience": 1, "pretrain": 3}
 
 
 def _scans(
@@ -31,6 +37,7 @@ def _scans(
         client_args={**SHORT, **agreed, **(client or {})},
         server_args={**agreed, **(server or {})},
         pool=pool,
+        most_rounds=SCAN_ROUNDS,
     )
 
 
