@@ -44,6 +44,8 @@ from scan_federation import (
 )
 from scans import ScanSite
 
+FINAL = f"{PERSONAL}final."
+
 
 def test_b1_an_encoder_is_the_mean_over_its_holders_each_alike() -> None:
     server = fedmepd.Server()
@@ -336,33 +338,37 @@ def test_the_anchor_site_trains_no_other_way_and_has_the_global_model(whole: Rec
         np.testing.assert_array_equal(found[name.replace("personal", "global")], value)
 
 
-def test_a_site_ends_with_its_own_filters_over_the_last_download_trained_once_more(
-    whole: Recorded,
-) -> None:
-    state, personal, layout = whole.states[-1], whole.diary.done["h2", ROUNDS].personal, filters()
-    client = whole.diary.client
-    kept, trained = (
-        replace(client, final_epochs=n).finalise(a_site("h2"), state, personal).personal
-        for n in (0, 1)
-    )
-    final = f"{PERSONAL}final."
-    assert not same(part(kept, final), part(trained, final))
-    assert same(part(trained, final), part(whole.result.personal["h2"], final))
-    assert not part(kept, f"{final}aux.")
+@pytest.mark.parametrize("t", [PRETRAIN + 1, ROUNDS])
+def test_a_site_ends_with_its_own_filters_over_the_last_download(whole: Recorded, t: int) -> None:
+    state, personal = whole.states[t], whole.diary.done["h2", t].personal
+    client = replace(whole.diary.client, final_epochs=0)
+    kept = client.finalise(a_site("h2"), state, personal).personal
     for name in part(state.tensors, "enc.flair.", "enc.t1."):
-        assert kept[final + name].tobytes() == state.tensors[name].tobytes()
-    own = 0
+        assert kept[FINAL + name].tobytes() == state.tensors[name].tobytes()
+    before, now = 0, 0
     for name, value in decoder_of(state.tensors).items():
-        before = personal[f"{PERSONAL}filter.own.{name}"]
-        rows = layout.rows(name)
-        surely = whole.diary.mask("h2", ROUNDS)[rows] == 0
-        found = kept[final + name]
-        assert found[surely].tobytes() == before[surely].tobytes()
-        other = (found != value).reshape(len(found), -1).any(1)
-        same_as_own = (found == before).reshape(len(found), -1).all(1)
-        assert same_as_own[other].all()  # a row is the server's or the site's, never a mixture
-        own += int(surely.sum())
-    assert own
+        found, own = kept[FINAL + name], personal[f"{PERSONAL}filter.own.{name}"]
+        was_personal = whole.diary.mask("h2", t)[filters().rows(name)] == 0
+        personal_now = (found != value).reshape(len(found), -1).any(1)
+        # A row is the server's or the site's, never a mixture.
+        assert found[personal_now].tobytes() == own[personal_now].tobytes()
+        assert (personal_now >= was_personal).all()
+        before, now = before + int(was_personal.sum()), now + int(personal_now.sum())
+    assert bool(before) == (t == ROUNDS)
+    assert now  # what the last broadcast tells counts, too
+
+
+def test_what_a_site_trains_after_the_last_download_stays_there(whole: Recorded) -> None:
+    state, personal = whole.states[-1], whole.diary.done["h2", ROUNDS].personal
+    done = [
+        replace(whole.diary.client, final_epochs=n).finalise(a_site("h2"), state, personal)
+        for n in (0, 1)
+    ]
+    assert [trained.update for trained in done] == [Update({})] * 2
+    kept, further = (part(trained.personal, FINAL) for trained in done)
+    assert all(kept[n].tobytes() != further[n].tobytes() for n in kept if n.endswith(".weight"))
+    assert same(further, part(whole.result.personal["h2"], FINAL))
+    assert not part(further, f"{FINAL}aux.")
 
 
 def test_anchors_change_how_a_site_reads(whole: Recorded) -> None:

@@ -233,7 +233,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=21)
     parser.add_argument("--peak", type=int, help="one chunk, in this process")
     parser.add_argument("--learning", action="store_true", help="with the backward pass")
     args = parser.parse_args()

@@ -48,7 +48,7 @@ def replies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, byte
             kit = spoiled_kit(tmp_path_factory.mktemp("kit") / CANARIES["path"], fault)
             site = executor(patch, fault=fault, words=WORDS)
             try:
-                for task in ("census", "train", "finalise", "evaluate"):
+                for task in ("census", "train", "anchor", "finalise", "evaluate"):
                     fl_ctx = kit.context(task)
                     reply = site.execute(task, request(1), fl_ctx, Signal())
                     found[f"{fault or 'healthy'}, {task}, unfiltered"] = wire(reply)

@@ -12,7 +12,7 @@ from polyclinic.algorithms.method import Method, Pool
 
 SCAN_ROUNDS = 10
 SHORT: dict[str, Any] = {
-    "epochs": 3,
+    "epochs": 2,
     "lr": 2e-3,
     "decay_rounds": SCAN_ROUNDS,
     "validate_every": 0,

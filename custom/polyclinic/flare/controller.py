@@ -197,16 +197,14 @@ class Rounds(Controller):
         check_bundle(config)
         study = load_study(config)
         contract = self.server.contract(study)
-        bear_with_payloads(
-            largest_message(
-                max(contract.nbytes_for(study.modalities, way) for way in WAYS.values())
-            )
-        )
+        largest = max(contract.nbytes_for(study.modalities, way) for way in WAYS.values())
+        bear_with_payloads(largest_message(largest))
         algorithm = f"{type(self.server).__module__}.{type(self.server).__qualname__}"
         if self.run == LATEST:
             self.run, self.start_round = latest_run(workspace, study, algorithm)
             self.rounds = max(self.rounds, self.start_round)
-        step = self._anchor_step(study, contract, Path(workspace.get_site_config_dir()), abort)
+        local = Path(workspace.get_site_config_dir())
+        step = self._anchor_step(study, contract, local, abort)
         folder, here = run_folder(workspace, self.run), Path(workspace.get_run_dir(job))
         book = RunBook(folder, here, contract)
         facts = {
@@ -219,12 +217,20 @@ class Rounds(Controller):
             "nvflare": nvflare.__version__,
         }
         if self.run == job:
-            with weights_at(server_weights(Path(workspace.get_site_config_dir()))):
+            with weights_at(server_weights(local)):
                 initial = self.server.initial(study)
             state = book.begin(study, initial, facts)
         else:
             state = book.resume(study, self.start_round, facts)
-        terms = Terms(
+        aggregator = UpdateAggregator(self.server, study, contract, self.most_share)
+        self._study_run = StudyRun(
+            self, self._terms(), study, contract, aggregator, book, state, step
+        )
+        return book, self._study_run
+
+    def _terms(self) -> Terms:
+        """What this job asks for."""
+        return Terms(
             self.run,
             self.rounds,
             self.min_sites,
@@ -234,9 +240,6 @@ class Rounds(Controller):
             self.stages,
             self.most_patients,
         )
-        aggregator = UpdateAggregator(self.server, study, contract, self.most_share)
-        self._study_run = StudyRun(self, terms, study, contract, aggregator, book, state, step)
-        return book, self._study_run
 
     def _anchor_step(
         self, study: Study, contract: Contract, local: Path, abort: Signal
