@@ -68,7 +68,7 @@ def study() -> dict[str, Any]:
                 "crops": 4,
                 "foreground": 0.5,
             },
-            "network": {"dims": 2, "width": 4, "levels": 3},
+            "network": {"dims": 2, "width": 4, "levels": 3, "residual": True},
         },
     }
 
