@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # From nothing to a report, on one machine:
 #   ./poc/run.sh          all of the steps below, then stop and clean
+#   ./poc/run.sh all tumours   the same with outlines of tumours instead of five kinds of data
 #   ./poc/run.sh env      environment in .venv, from requirements.txt
-#   ./poc/run.sh data     three generated hospitals: DICOM, PNG, NIfTI, SVS and CSV files
+#   ./poc/run.sh data     three generated hospitals: DICOM, PNG, NIfTI, SVS and CSV files;
+#                         'data tumours': scans with masks
 #   ./poc/run.sh up       nvflare poc: a server and three sites on loopback
-#   ./poc/run.sh submit   the job fedmm_plus_five_kinds
+#   ./poc/run.sh submit   the job fedmm_plus_five_kinds, or fedmepd_demo
 #   ./poc/run.sh watch    its rounds as they come
 #   ./poc/run.sh report   download the result, compare with local training, write report.html
 #   ./poc/run.sh down     stop
@@ -29,4 +31,4 @@ esac
 
 ensure_environment "$(dirname "$here")"
 [[ "$step" == env ]] && exit 0
-exec "$PYTHON" "$here/steps.py" "$step"
+exec "$PYTHON" "$here/steps.py" "$step" "${@:2}"

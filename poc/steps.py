@@ -1,4 +1,7 @@
-"""The steps of ``poc/run.sh``, one function each; ``all`` runs them in order and cleans up."""
+"""The steps of ``poc/run.sh``, one function each; ``all`` runs them in order and cleans up.
+
+Which demo it is stands beside the consortium that ``data`` made, for the steps after it.
+"""
 
 import json
 import os
@@ -12,29 +15,30 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import lock
+from demos import CHOICE, DEMOS, POLYCLINIC, Demo
 from polyclinic.cli import output
-from polyclinic.data.generated.five import SLIDES, TRUNK, generate_five_kinds
 from polyclinic.errors import PolyclinicError
 from services import PocError, Services
 from watch import Watcher
 
 HERE = Path(__file__).resolve().parent
-JOB = HERE.parent / "jobs" / "fedmm_plus_five_kinds"
 WORKSPACE = Path(os.environ.get("POLYCLINIC_POC_WORKSPACE", HERE / "workspace")).resolve()
-METHODS = "local,fedmm_plus"
 REPEATS = 1
-POLYCLINIC = [sys.executable, "-m", "polyclinic.cli.main"]
+FIRST = "five_kinds"
+
+
+def chosen(poc: Services) -> Demo:
+    """The demo whose files there are."""
+    try:
+        return DEMOS[(poc.workspace / CHOICE).read_text(encoding="utf-8").strip()]
+    except (OSError, KeyError):
+        return DEMOS[FIRST]
 
 
 def data(poc: Services) -> None:
-    """Generate the hospitals' files, and make bags of features of their slides."""
+    """Generate the hospitals' files."""
     shutil.rmtree(poc.consortium, ignore_errors=True)
-    for site in generate_five_kinds(poc.consortium):
-        if (site / SLIDES).is_dir():
-            words = ["data", "import", "slides", str(site / SLIDES), str(site)]
-            words += ["--weights", TRUNK, "--keep-names"]
-            command = [*POLYCLINIC, *words]
-            subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    chosen(poc).generate(poc.consortium)
 
 
 def up(poc: Services) -> None:
@@ -45,7 +49,8 @@ def up(poc: Services) -> None:
 
 def submit(poc: Services) -> None:
     """Submit the demo job and remember its id."""
-    output.screen.print(f"  job {poc.submit(JOB)}")
+    job = chosen(poc).job
+    output.screen.print(f"  {job.name}: job {poc.submit(job)}")
 
 
 def watch(poc: Services) -> None:
@@ -55,12 +60,21 @@ def watch(poc: Services) -> None:
 
 def report(poc: Services) -> None:
     """Download the result, run the same methods in one process, write the page."""
-    result = poc.download()
+    result, demo = poc.download(), chosen(poc)
     comparison = poc.workspace / "compare.json"
-    config = json.loads((JOB / "app/config/config_fed_server.json").read_text("utf-8"))
+    config = json.loads((demo.job / "app/config/config_fed_server.json").read_text("utf-8"))
     rounds = config["workflows"][0]["args"]["rounds"]
-    command = [*POLYCLINIC, "compare", "--sites", str(poc.consortium), "--methods", METHODS]
-    command += ["--repeats", str(REPEATS), "--rounds", str(rounds), "--json", str(comparison)]
+    command = [*POLYCLINIC, "compare", "--sites", str(poc.consortium), *demo.options]
+    command += [
+        "--methods",
+        demo.methods,
+        "--repeats",
+        str(REPEATS),
+        "--rounds",
+        str(rounds),
+        "--json",
+        str(comparison),
+    ]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     page = poc.workspace / "report.html"
     command = [*POLYCLINIC, "run", "report", str(result), "--compare", str(comparison)]
@@ -77,14 +91,14 @@ def clean(poc: Services) -> None:
     poc.stop()
     for folder in (poc.home, poc.root, poc.consortium):
         shutil.rmtree(folder, ignore_errors=True)
-    for leftover in ("job_id", "project.yml", "compare.json"):
+    for leftover in ("job_id", "project.yml", "compare.json", CHOICE):
         (poc.workspace / leftover).unlink(missing_ok=True)
 
 
 STEPS: dict[str, tuple[Callable[[Services], None], str]] = {
-    "data": (data, "three generated hospitals with five kinds of data"),
+    "data": (data, "the hospitals' files"),
     "up": (up, "nvflare poc: server and three sites"),
-    "submit": (submit, "the job fedmm_plus_five_kinds"),
+    "submit": (submit, "the job"),
     "watch": (watch, "its rounds"),
     "report": (report, "the result, a comparison, one page"),
     "down": (down, "stop server and sites"),
@@ -103,11 +117,19 @@ def take(name: str, poc: Services) -> None:
     output.screen.print(f"  [dim]{time.monotonic() - started:.1f} s[/]")
 
 
-def take_all(poc: Services) -> None:
+def choose(poc: Services, demo: str) -> None:
+    """Remember which demo the steps are about to show."""
+    poc.workspace.mkdir(parents=True, exist_ok=True)
+    (poc.workspace / CHOICE).write_text(demo + "\n", encoding="utf-8")
+    output.screen.print(DEMOS[demo].title)
+
+
+def take_all(poc: Services, demo: str) -> None:
     """Every step; what was started is stopped and cleaned whatever happens."""
     started = time.monotonic()
     try:
         take("clean", poc)
+        choose(poc, demo)
         for name in ("data", "up", "submit", "watch", "report"):
             take(name, poc)
     finally:
@@ -123,13 +145,18 @@ def main(argv: list[str]) -> int:
     # `kill` and a closed terminal clean up as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-    step = argv[0] if argv else "all"
+    step, demo = (argv[0] if argv else "all"), (argv[1] if argv[1:] else FIRST)
+    if demo not in DEMOS:
+        output.errors.print(f"Expected {' or '.join(DEMOS)}, got '{demo}'.", markup=False)
+        return output.BAD_INPUT
     poc = Services(WORKSPACE)
     try:
         with nullcontext() if step in UNLOCKED else lock.held(WORKSPACE):
             if step == "all":
-                take_all(poc)
+                take_all(poc, demo)
             else:
+                if step == "data":
+                    choose(poc, demo)
                 take(step, poc)
     except PolyclinicError as error:
         output.refuse(error)

@@ -192,7 +192,8 @@ def fit(
     A patient whose loss is not finite is left out of the step and counted.
 
     Raises:
-        TrainingDiverged: nobody in a batch has a finite loss, or a weight stopped being finite.
+        TrainingDiverged: nobody in a batch of several has a finite loss, nobody at all in an epoch
+            of single patients, or a weight stopped being finite.
         TrainingAborted: the surrounding ``abort_when`` said so.
     """
     weights = [p for group in optimiser.param_groups for p in group["params"]]
@@ -207,8 +208,10 @@ def fit(
             loss = losses.mean()
             value = loss.item()
             if not math.isfinite(value):
-                losses = _finite_part(batch_loss, batch, losses)
+                losses = _finite_part(batch_loss, batch, losses, alone=settings.batch_size == 1)
                 skipped += batch.size - losses.shape[0]
+                if not losses.numel():
+                    continue  # one bad scan costs its own step
                 loss, value = losses.mean(), float(losses.mean().item())
             loss.backward()  # type: ignore[no-untyped-call]
             if settings.clip_norm:
@@ -216,6 +219,8 @@ def fit(
             optimiser.step()
             total += value * losses.shape[0]
             seen += losses.shape[0]
+        if skipped and not seen:
+            raise _nobody_finite("an epoch", skipped)
         loss_of_epoch = total / max(seen, 1)
     if not all(bool(torch.isfinite(w).all()) for w in weights):
         raise TrainingDiverged(
@@ -236,18 +241,25 @@ def _stop_if_asked() -> None:
         )
 
 
-def _finite_part(batch_loss: BatchLoss, batch: Batch, losses: Tensor) -> Tensor:
+def _nobody_finite(where: str, count: int) -> TrainingDiverged:
+    return TrainingDiverged(
+        expected=f"a finite loss for at least one patient of {where}",
+        got=f"none of {count}",
+        remedy="lower lr, set clip_norm, or run 'polyclinic data check'",
+    )
+
+
+def _finite_part(batch_loss: BatchLoss, batch: Batch, losses: Tensor, *, alone: bool) -> Tensor:
     """Losses of the patients for whom they are finite, computed without the others.
 
-    Computed again rather than masked: the gradient of a masked NaN is NaN.
+    Computed again rather than masked: the gradient of a masked NaN is NaN. Of a batch of one
+    patient ``alone`` there may be none left.
     """
     keep = torch.isfinite(losses.detach())
     if not bool(keep.any()):
-        raise TrainingDiverged(
-            expected="a finite loss for at least one patient of a batch",
-            got=f"none of {batch.size}",
-            remedy="lower lr, set clip_norm, or run 'polyclinic data check'",
-        )
+        if alone:
+            return losses[:0]
+        raise _nobody_finite("a batch", batch.size)
     again = batch_loss(batch.taken(keep))
     return again[torch.isfinite(again.detach())]
 

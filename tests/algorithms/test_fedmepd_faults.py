@@ -107,8 +107,14 @@ def test_missing_sequences_classes_and_numbers_leave_everything_finite() -> None
         assert name.startswith("hd95") or np.isfinite(found).all()
 
 
-def test_a_batch_of_which_nobody_has_a_finite_loss_ends_the_training() -> None:
-    site, state = a_site("h2", nan_row=0), start()
+def test_of_single_patients_a_number_that_is_not_finite_costs_its_own_step() -> None:
+    trained = a_client(batch_size=1).train(a_site("h2", nan_row=0), start(), {}, 1)
+    assert trained.metrics["quarantined/non_finite"] == 1
+    assert all(np.isfinite(a).all() for a in trained.update.tensors.values())
+
+
+def test_an_epoch_in_which_nobody_has_a_finite_loss_ends_the_training() -> None:
+    site, state = a_site("h2", nan_row=0, patients=1), start()
     with pytest.raises(TrainingDiverged):
         a_client(batch_size=1).train(site, state, {}, 1)
 

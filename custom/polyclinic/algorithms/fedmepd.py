@@ -73,7 +73,7 @@ from polyclinic.algorithms.wire import (
     weight_of,
 )
 from polyclinic.data.batch import Batch, Patients, SplitName
-from polyclinic.errors import ContractViolation
+from polyclinic.errors import ContractViolation, StudyError
 from polyclinic.exchange import (
     PERSONAL,
     Contract,
@@ -82,7 +82,7 @@ from polyclinic.exchange import (
     Update,
 )
 from polyclinic.filters import MASK, WEIGHT, filters_fault, layout_of, without_personal_rows
-from polyclinic.models.tensors import difference, load, tensors_of
+from polyclinic.models.tensors import difference, from_personal, load, tensors_of
 from polyclinic.models.tensors import personal as as_personal
 from polyclinic.study import Study
 from polyclinic.training import Fit, require
@@ -229,13 +229,30 @@ class Client(Agreement, ScanTraining):
         Args:
             state: as the site received it, or the server's whole one.
             sequences: those that are shown to the model; all that the batch has when empty.
+
+        Raises:
+            StudyError: the batch has no sequence whose encoder is there.
         """
-        place = Place("", study, tuple(sorted(batch.inputs)))
+        place = Place("", study, self._readable(batch, state, personal))
         if model == "personal":
             task = self._finished(place, state, personal)
         else:
             task = self._task(place, state, {}, own=frozenset())
         return task.segment(batch, sequences or place.modalities)
+
+    def _readable(self, batch: Batch, state: State, personal: Tensors) -> tuple[str, ...]:
+        """Sequences of a batch whose encoders came with the state or are the site's own."""
+        if self.zero_fill:
+            return tuple(sorted(batch.inputs))
+        names = {*state.tensors, *from_personal(personal)}
+        there = {n.split(".")[1] for n in names if root_of(n) == "enc"}
+        if not there & set(batch.inputs):
+            raise StudyError(
+                expected="a sequence whose encoder was trained",
+                got=", ".join(sorted(batch.inputs)) or "none",
+                remedy="name the run and the site that hold it",
+            )
+        return tuple(sorted(there & set(batch.inputs)))
 
     def _validated(self, task: ScanTask, patients: Patients) -> dict[str, float]:
         """Scores of the validation patients by the model as it is."""

@@ -22,17 +22,19 @@ class SmallLinear(nn.Linear):
     """A linear layer that starts from N(0, .001), with bias 0."""
 
     def reset_parameters(self) -> None:
-        """Draw afresh."""
-        nn.init.normal_(self.weight, std=SPREAD)
-        nn.init.zeros_(self.bias)
+        """Draw afresh; nothing on the meta device."""
+        if not self.weight.is_meta:
+            nn.init.normal_(self.weight, std=SPREAD)
+            nn.init.zeros_(self.bias)
 
 
 class CrossAttention(nn.Module):
     """Maps the features (B, C, *S) of a level to their calibration by its anchors (A, C).
 
     Peak memory beyond features and result is 4 h A floats for each of ``chunk`` voxels; where there
-    are more voxels the backward pass computes chunks again instead of keeping them. For the
-    published level 1 (h = 4, A = 16, 80^3 voxels) that is 67 MB instead of 520 MB.
+    are more voxels the backward pass computes chunks again instead of keeping them. Level 1 as
+    published (h = 4, A = 16, 80^3 voxels) peaks 195 MB above what was there, 428 MB in one piece
+    (``tests/benchmarks/fedmepd_speed.py``).
 
     Guarantees:
     - Before the output projection a voxel of a head is a convex combination of the known anchors'

@@ -21,9 +21,10 @@ class Filters2d(nn.Conv2d):
     """A 2-D convolution that starts from He's normal distribution, as in the authors' code."""
 
     def reset_parameters(self) -> None:
-        """Draw afresh."""
-        super().reset_parameters()  # the bias
-        nn.init.kaiming_normal_(self.weight)
+        """Draw afresh; nothing on the meta device, where drawing costs time for no values."""
+        if not self.weight.is_meta:
+            super().reset_parameters()  # the bias
+            nn.init.kaiming_normal_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inner, *S) -> (B, outer, *S / stride)."""
@@ -36,9 +37,10 @@ class Filters3d(nn.Conv3d):
     """The same in 3-D."""
 
     def reset_parameters(self) -> None:
-        """Draw afresh."""
-        super().reset_parameters()  # the bias
-        nn.init.kaiming_normal_(self.weight)
+        """Draw afresh; nothing on the meta device, where drawing costs time for no values."""
+        if not self.weight.is_meta:
+            super().reset_parameters()  # the bias
+            nn.init.kaiming_normal_(self.weight)
 
 
 def filters(dims: Dims, inner: int, outer: int, kernel: int = 1, stride: int = 1) -> nn.Module:
