@@ -60,19 +60,16 @@ def test_a_label_named_like_a_modality_is_refused_since_scores_are_named_for_bot
 
 
 def test_the_scores_of_all_labels_in_all_splits_are_fewer_than_a_reply_may_hold() -> None:
-    from polyclinic.evaluation.metrics import BY_LABEL
-    from polyclinic.flare.figures import MAX_METRICS
+    from polyclinic.evaluation.metrics import BY_LABEL, MOST_METRICS
 
     # Three splits; beside the labels' own scores their means and the number of patients.
-    assert 3 * len(BY_LABEL) * (MAX_LABELS + 1) + 3 < MAX_METRICS
+    assert 3 * len(BY_LABEL) * (MAX_LABELS + 1) + 3 < MOST_METRICS
 
 
 def test_the_scores_of_all_regions_in_all_splits_are_no_more_than_a_reply_may_hold() -> None:
-    from polyclinic.evaluation.metrics import MODELS, OVERLAPS
-    from polyclinic.flare.figures import MAX_METRICS
-    from polyclinic.flare.guard import MOST_METRICS
+    from polyclinic.evaluation.metrics import MODELS, MOST_METRICS, OVERLAPS
 
     # Dice from each of the 15 subsets of four sequences, HD95 from the whole set.
     each = len(MODELS) * MAX_REGIONS * (15 + 1)
     # Beside them two scores over all regions, of two models, the patients, and some of training.
-    assert 3 * (each + len(MODELS) * len(OVERLAPS) + 1) + 10 <= MAX_METRICS <= MOST_METRICS
+    assert 3 * (each + len(MODELS) * len(OVERLAPS) + 1) + 10 <= MOST_METRICS

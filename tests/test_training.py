@@ -112,6 +112,26 @@ def test_clipping_bounds_the_gradient_of_a_step() -> None:
     assert seen[1] == pytest.approx(0.5, rel=1e-4)
 
 
+def test_a_step_whose_slope_is_not_finite_is_left_out_and_counted() -> None:
+    hospital = a_hospital(study=STUDY, n=24)
+    slope, hole = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([slope, hole], lr=1.0)
+    seen: list[int] = []
+
+    def loss(batch: Batch) -> torch.Tensor:
+        seen.append(batch.size)
+        # The root of 0 is finite, its slope is not.
+        steep = torch.sqrt(hole.abs()) if len(seen) == 2 else 0.0 * hole
+        return slope + steep + torch.zeros(batch.size)
+
+    settings = LocalTraining(batch_size=8, clip_norm=9.0)
+    with training.seeded("slope") as generator:
+        fitted = training.fit(optimiser, loss, hospital, settings, generator, 1)
+    assert fitted.skipped == seen[1]
+    assert slope.item() == -(len(seen) - 1)
+    assert hole.item() == 0.0
+
+
 def test_the_step_size_falls_along_a_cosine_and_never_to_zero() -> None:
     settings = LocalTraining(lr=0.1, decay_rounds=10)
     assert learning_rate(settings, 1) == 0.1

@@ -40,7 +40,8 @@ class LocalTraining:
         lr: Adam's step size.
         head_lr: the same for personal tensors; 0 takes ``lr``.
         weight_decay: decoupled (AdamW); 0 is plain Adam.
-        clip_norm: largest gradient norm of a step; 0 does not clip.
+        clip_norm: largest gradient norm of a step, and a step whose norm is not finite is left out
+            and counted; 0 does neither.
         decay_rounds: cosine decay of the step size over this many rounds; 0 keeps it constant.
         class_balance: weigh patients so that every class has the same total weight.
         label_smoothing: share of the label spread evenly over the classes.
@@ -215,7 +216,10 @@ def fit(
                 loss, value = losses.mean(), float(losses.mean().item())
             loss.backward()  # type: ignore[no-untyped-call]
             if settings.clip_norm:
-                nn.utils.clip_grad_norm_(weights, settings.clip_norm)
+                norm = nn.utils.clip_grad_norm_(weights, settings.clip_norm)
+                if not bool(torch.isfinite(norm)):  # a finite loss does not promise a finite slope
+                    skipped += losses.shape[0]
+                    continue
             optimiser.step()
             total += value * losses.shape[0]
             seen += losses.shape[0]

@@ -137,6 +137,15 @@ def test_an_anchor_has_a_cell_of_patients_behind_it_or_is_not_known(cell: int) -
     assert anchors_fault(trained.update.tensors) == ""
 
 
+def test_a_patient_who_lacks_a_sequence_is_behind_no_anchor() -> None:
+    site = a_site("h3", lacks=(("t1", 1), ("flair", 3)))
+    trained = a_client().anchor(site, start(), {}, 0)
+    assert (trained.personal[MEMBER][[1, 3]] == NOBODY).all()
+    assert (trained.personal[MEMBER][[0, 2]] != NOBODY).all()
+    few = replace(site, minimum_cell=3)  # four patients, of whom two are complete
+    assert not a_client().anchor(few, start(), {}, 0).update.tensors[KNOWN].any()
+
+
 @dataclass(frozen=True)
 class TwiceScanned(ScanSite):
     """Every patient has two scans."""

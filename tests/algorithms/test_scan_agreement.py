@@ -10,6 +10,7 @@ from polyclinic.exchange import STORE
 from polyclinic.filters import MASK
 from polyclinic.study import Study, parse_study
 from scan_federation import ALONE, HELD, SEQUENCES, STUDY, WHOLE, Recorded
+from scans import scan_study
 
 
 @pytest.mark.parametrize(
@@ -117,3 +118,12 @@ def test_a_setting_out_of_range_is_named(settings: dict[str, object]) -> None:
 def test_a_setting_of_the_server_out_of_range_is_named(settings: dict[str, object]) -> None:
     with pytest.raises(StudyError, match=next(iter(settings))):
         fedmepd.Server(**settings)  # type: ignore[arg-type]
+
+
+def test_a_job_that_would_make_a_site_allocate_too_many_weights_is_refused_at_once() -> None:
+    study = scan_study(
+        sequences=tuple(f"s{i}" for i in range(16)), levels=5, width=64, size=(32, 32, 1)
+    )
+    for half in (fedmepd.Client(), fedmepd.Server()):
+        with pytest.raises(StudyError, match="million weights"):
+            half.contract(study)

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from hospital import a_study
+from polyclinic.algorithms import fedmepd
 from polyclinic.algorithms.moments import ADAM, moments, restore_moments
 from polyclinic.algorithms.scan_training import (
     ScanTraining,
     network_of,
+    require_tellable,
     scan_model,
     scored,
     segmented,
@@ -20,10 +22,15 @@ from polyclinic.algorithms.scan_training import (
     train_scans,
     window_segmenter,
 )
+from polyclinic.algorithms.site import told_scores
 from polyclinic.algorithms.wire import INITIAL
 from polyclinic.data.batch import Batch
 from polyclinic.errors import StudyError
-from polyclinic.exchange import PERSONAL, Tensors
+from polyclinic.evaluation.metrics import LONGEST_NAME
+from polyclinic.exchange import PERSONAL, Contract, Tensors
+from polyclinic.flare.convert import Reply
+from polyclinic.flare.figures import leaving_metrics
+from polyclinic.flare.guard import Refused, UpdateGuard
 from polyclinic.models.scan import ScanModel, ScanOutput
 from polyclinic.models.tensors import tensors_of
 from polyclinic.objectives.segmentation import segmentation_loss
@@ -310,3 +317,33 @@ def test_with_subsets_a_patient_without_any_of_one_has_no_score() -> None:
 
 def test_a_split_without_patients_has_no_scores() -> None:
     assert scored(a_site(patients=0), "test", {"personal": right}, every_subset=True) == {}
+
+
+@pytest.mark.parametrize(
+    ("count", "letters"), [(7, 1), (16, 1), (16, 32)], ids=["127", "65535", "long names"]
+)
+def test_more_scores_than_a_reply_holds_are_refused_before_anything_is_trained(
+    count: int, letters: int
+) -> None:
+    study = scan_study(sequences=tuple(chr(97 + i) * letters for i in range(count)))
+    with pytest.raises(StudyError, match="at most"):
+        fedmepd.Client(subsets=letters == 1).contract(study)
+
+
+def test_what_is_not_refused_fits_a_reply_at_the_site_and_at_the_server() -> None:
+    study = scan_study(sequences=("flair", "t1", "t1ce", "t2"))
+    require_tellable(ScanTraining(subsets=True), study)
+    site = ScanSite("a", study, tuple(study.modalities), patients=2)
+    models = {"personal": right, "global": right}
+    found = told_scores(scored(site, "test", models, every_subset=True), site, "test")
+    every = {f"{s}/{k}": v for s in ("train", "validation", "test") for k, v in found.items()}
+    told = leaving_metrics(every, tuple(study.modalities), 1, (), ("wt", "tc"))
+    guard = UpdateGuard(Contract({}))
+    assert guard.check_metrics(Reply("METRICS", {}, {}, told)) == every
+
+
+def test_a_name_as_long_as_is_allowed_passes_the_server() -> None:
+    guard = UpdateGuard(Contract({}))
+    assert guard.check_metrics(Reply("METRICS", {}, {}, {"a" * LONGEST_NAME: 1.0}))
+    with pytest.raises(Refused):
+        guard.check_metrics(Reply("METRICS", {}, {}, {"a" * (LONGEST_NAME + 1): 1.0}))

@@ -13,12 +13,13 @@ import yaml
 from polyclinic.algorithms import fedmepd
 from polyclinic.checkpoint import Checkpoints
 from polyclinic.cli import main
-from polyclinic.data.cohort import open_cohort
 from polyclinic.evaluation.overlays import PNG
 from polyclinic.flare.personal import PersonalStore
 from polyclinic.ledger import Ledger
 from polyclinic.settings import load_settings
 from polyclinic.study import Study, parse_study
+from polyclinic.worker.desk import Desk
+from polyclinic.worker.frame import Message, joined
 
 PATIENTS = 6
 MODELS = ("personal", "global")
@@ -71,7 +72,8 @@ def write_run(folder: Path, site: Path, study: Study) -> Path:
     state = server.initial(study)
     state = type(state)(state.tensors, 1)
     settings = load_settings(site / "polyclinic.yaml")
-    kept = client.finalise(open_cohort(settings, study), state, {}).personal
+    desk, head = Desk.open(settings, study, client), {"do": "finalise", "round": 1}
+    kept = desk.answer(Message(head, joined(state=state.tensors))).part("personal")
     origin = {"study": study.fingerprint(), "client": CLIENT["path"]}
     PersonalStore(Path(settings.storage), "r1", origin).save(kept, 1)
     place = folder / "polyclinic"
@@ -147,6 +149,47 @@ def test_only_the_patients_of_the_test_when_they_are_asked_for(
 ) -> None:
     assert predict(places, tmp_path / "maps", "--split", "test") == 0
     assert len(list((tmp_path / "maps").glob("*.nii.gz"))) == 2  # 0.34 of 6
+
+
+def splits(out: Path) -> dict[str, str]:
+    """Split by patient, as the table has it."""
+    with (out / "scores.csv").open() as file:
+        return {r["patient"]: r["split"] for r in csv.DictReader(file)}
+
+
+def test_a_patient_of_the_training_never_counts_as_one_of_the_test_once_the_cohort_has_changed(
+    places: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = tmp_path / "site"
+    shutil.copytree(places[1], site)
+    for what in ("flair", "t1", "seg"):
+        shutil.copy(site / f"scans/case0_{what}.nii.gz", site / f"scans/case6_{what}.nii.gz")
+    with (site / "manifest.csv").open("a") as file:
+        file.write("case6\n")
+    assert predict((places[0], site), tmp_path / "maps") == 0
+    assert splits(tmp_path / "maps") == {f"case{i}": "unknown" for i in range(PATIENTS + 1)}
+    assert predict((places[0], site), tmp_path / "test", "--split", "test") == 4
+    assert "--split" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_patient_whom_nobody_has_marked_yet_is_segmented_beside_the_others(
+    places: tuple[Path, Path], tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    shutil.copytree(places[1], site)
+    (site / "scans" / "case0_seg.nii.gz").unlink()
+    assert predict((places[0], site), tmp_path / "maps") == 0
+    assert len(list((tmp_path / "maps").glob("*.nii.gz"))) == PATIENTS
+    assert set(splits(tmp_path / "maps")) == {f"case{i}" for i in range(1, PATIENTS)}
+
+
+def test_an_empty_folder_that_others_could_read_is_closed_to_them(
+    places: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "maps"
+    out.mkdir(mode=0o755)
+    assert predict(places, out, "--split", "test") == 0
+    assert out.stat().st_mode & 0o077 == 0
 
 
 def test_the_models_differ_and_need_what_they_are_made_of(

@@ -187,6 +187,19 @@ def test_a_mean_over_fewer_patients_than_asked_for_is_not_told() -> None:
     assert told["dice"] == told[f"dice/personal/wt/{FULL}"] == pytest.approx(0.7)
 
 
+def test_the_means_of_two_subsets_never_differ_by_fewer_patients_than_asked_for() -> None:
+    # Three patients have flair alone and one has t1ce alone: 4 · 0.625 - 3 · 0.8 is the one's Dice.
+    found = {
+        "dice/personal/wt/flair": np.array([0.8, 0.8, 0.8, np.nan]),
+        "dice/personal/wt/t1ce": np.array([np.nan, np.nan, np.nan, 0.1]),
+        f"dice/personal/wt/{FULL}": np.array([0.8, 0.8, 0.8, 0.1]),
+    }
+    told = segmentation_scores(found, least=3)
+    assert {k for k in told if k.startswith("dice/")} == {f"dice/personal/wt/{FULL}"}
+    more = {k: np.append(v, v[[-1, -1]]) for k, v in found.items()}
+    assert {k for k in segmentation_scores(more, least=3) if k.startswith("dice/")} == found.keys()
+
+
 def test_nobody_has_no_regions() -> None:
     assert segmentation_scores({}) == {}
     assert segmentation_scores(found_by("personal", FULL, [], [])) == {}

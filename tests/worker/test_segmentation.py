@@ -37,6 +37,14 @@ def test_different_names_give_different_files() -> None:
     assert len({file_name(n) for n in names}) == len(names)
 
 
+def test_a_name_longer_than_a_file_may_have_gives_one_all_the_same(tmp_path: Path) -> None:
+    names = ["漢" * 120, "漢" * 119 + "字", "." * 250]
+    written = {file_name(n) for n in names}
+    assert len(written) == len(names)
+    for name in written:
+        (tmp_path / f".{name}.nii.gz.12345678.tmp").touch()
+
+
 def test_a_map_has_the_studys_codes_on_the_grid_of_the_file(tmp_path: Path) -> None:
     affine = np.diag([1.0, 2.0, 3.0, 1.0])
     affine[:3, 3] = 5.0
@@ -54,6 +62,12 @@ def test_codes_that_a_byte_cannot_hold_are_written_wider(tmp_path: Path) -> None
     case = SimpleNamespace(to_source=lambda classes: (classes, np.eye(4)))
     write_map(tmp_path / "p.nii.gz", case, np.array([[[0, 1, 2]]], np.uint8), mask)
     assert np.asarray(nib.load(tmp_path / "p.nii.gz").dataobj).tolist() == [[[0, 300, 65535]]]
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@x"])
+def test_b14_no_cell_of_the_table_starts_a_formula(name: str, tmp_path: Path) -> None:
+    write_scores(tmp_path, [Score(name, "test", (0.5, 1.0), (2.0, 3.0))], MASK)
+    assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith(f"'{name},")
 
 
 def test_a_score_that_is_not_defined_is_an_empty_cell(tmp_path: Path) -> None:

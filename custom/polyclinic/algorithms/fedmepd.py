@@ -35,6 +35,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from polyclinic.algorithms.anchors import (
@@ -60,6 +61,7 @@ from polyclinic.algorithms.scan_training import (
     ScanTraining,
     mask_of,
     network_of,
+    require_tellable,
     scored,
     train_scans,
 )
@@ -131,6 +133,7 @@ class Client(Agreement, ScanTraining):
 
     def contract(self, study: Study) -> Contract:
         """Every tensor that may cross the wall."""
+        require_tellable(self, study)
         return contract_of(self, study)
 
     def train(self, patients: Patients, state: State, personal: Tensors, t: int) -> Trained:
@@ -166,7 +169,10 @@ class Client(Agreement, ScanTraining):
         def batch_loss(batch: Batch) -> Tensor:
             loss, output = task.told(batch)
             if batch.rows is not None:
-                found.add(batch.rows, output.features, batch.labels)
+                # Anchors are of complete scans: sites without a sequence calibrate by them.
+                whole = torch.stack([*batch.present.values()]).all(dim=0)
+                features = [f.detach()[whole] for f in output.features]
+                found.add(batch.rows[whole], features, batch.labels[whole])
             return loss
 
         fitted, memory = train_scans(task.model, patients, self, batch_loss, personal, t, "anchor")

@@ -10,7 +10,7 @@ from polyclinic.algorithms.scan_training import mask_of, network_of, scan_model
 from polyclinic.algorithms.wire import INITIAL, UPDATE_BOUND
 from polyclinic.exchange import STORE, Contract, State, TensorSpec, Way, group_of
 from polyclinic.filters import MASK, WEIGHT, FilterLayout
-from polyclinic.models.tensors import tensors_of
+from polyclinic.models.tensors import require_bearable, tensors_of
 from polyclinic.study import Study
 from polyclinic.training import initialise, require
 
@@ -59,6 +59,7 @@ def contract_of(half: Agreement, study: Study) -> Contract:
     """Encoders by holder, the decoder, anchors, and what is said of filters, each on its way."""
     network, sequences = network_of(study), tuple(sorted(study.modalities))
     model = scan_model(study, sequences, calibrated=False, auxiliary=False)
+    require_bearable(model)
     shared: tuple[Way, ...] = ("state", "train")
     step: tuple[Way, ...] = ("anchor",) if half.anchored else ()
     ways: dict[str, tuple[Way, ...]] = {

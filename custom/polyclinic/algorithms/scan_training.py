@@ -15,6 +15,7 @@ from polyclinic.data.batch import Batch, Patients, SplitName
 from polyclinic.data.scan_recipe import recipe_of
 from polyclinic.device import here
 from polyclinic.errors import StudyError
+from polyclinic.evaluation.metrics import LONGEST_NAME, MODELS, MOST_METRICS
 from polyclinic.exchange import Tensors
 from polyclinic.models.scan import ScanModel, ScanOutput
 from polyclinic.models.scan.settings import ScanNetwork, least_edge, parse_network
@@ -104,6 +105,29 @@ def network_of(study: Study) -> ScanNetwork:
             remedy="change 'size' of the recipe, or 'dims' or 'levels' of the network",
         )
     return network
+
+
+def require_tellable(settings: ScanTraining, study: Study) -> None:
+    """Pass scores that a reply can hold, before a site trains for them and every reply is refused.
+
+    Raises:
+        StudyError: too many subsets and regions, or names of sequences that are too long together.
+    """
+    regions, whole = mask_of(study).regions, "+".join(study.modalities)
+    sets = 1 << len(study.modalities) if settings.subsets else 2  # Dice of each, HD95 of the whole
+    # In three splits; besides over all regions, the patients, and some of training.
+    scores = 3 * (len(MODELS) * len(regions) * sets + 5) + 10
+    longest = max(len(f"validation/dice/personal/{region}/{whole}") for region in regions)
+    for most, found, what in (
+        (MOST_METRICS, scores, "scores"),
+        (LONGEST_NAME, longest, "letters in the name of a score"),
+    ):
+        if found > most:
+            raise StudyError(
+                expected=f"at most {most} {what}",
+                got=str(found) if found < 10**6 else "millions",
+                remedy="leave 'subsets' out, or have fewer sequences or regions, or shorter names",
+            )
 
 
 def scan_model(

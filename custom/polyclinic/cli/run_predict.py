@@ -68,11 +68,17 @@ def segmented(segmenter: "Segmenter", split: Splits) -> dict[str, Any]:
     """
     from polyclinic.data.scan import mask_of
     from polyclinic.data.scan_cases import open_for_prediction
-    from polyclinic.worker.segmentation import TABLE, known_truths, write_scores
+    from polyclinic.worker.segmentation import TABLE, UNKNOWN, known_truths, write_scores
 
     settings, study, out = segmenter.settings, segmenter.study, segmenter.out
     make_empty(out)
-    truths = known_truths(settings, study)
+    truths = known_truths(settings, study, segmenter.split_mark)
+    if split == "test" and all(truth.split == UNKNOWN for truth in truths.values()):
+        raise StudyError(
+            expected="the cohort that the run had, whose split says who was in the test",
+            got="another, or no trace of the run's",
+            remedy="restore its manifest and files, or leave --split out",
+        )
     found = open_for_prediction(settings, study)
     tested = {key for key, truth in truths.items() if truth.split == "test"}
     cases = [c for c in found.cases if split == "all" or c.pseudonym in tested]
@@ -107,6 +113,7 @@ def opened(
     """
     from polyclinic.checkpoint import last_state
     from polyclinic.ledger import read_ledger
+    from polyclinic.worker.desk import SPLIT_MARK
     from polyclinic.worker.segmentation import Segmenter
 
     ledger = find_ledger(place)
@@ -122,9 +129,16 @@ def opened(
             remedy="leave --model out",
         )
     run = next(str(r["run"]) for r in records if r.get("kind") == "start")
-    personal = _personal(settings, study, client, run) if model == "personal" else {}
+    kept = _personal(settings, study, client, run)
+    if model == "personal" and not kept:
+        raise SiteError(
+            expected="what this site keeps of the run in its storage",
+            got="nothing",
+            remedy="use --model global, or run this at a site that took part",
+        )
+    mark, personal = kept.get(SPLIT_MARK), kept if model == "personal" else {}
     return Segmenter(
-        settings, study, client, state, personal, model, sequences, out, overlays=overlays
+        settings, study, client, state, personal, model, sequences, out, overlays, mark
     )
 
 
@@ -137,6 +151,8 @@ def make_empty(out: Path) -> None:
     try:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
         got = "one with files in it" if any(out.iterdir()) else ""
+        if not got:
+            out.chmod(0o700)  # of an empty one that was there: names of files are patients' names
     except OSError as error:
         got = type(error).__name__
     if got:
@@ -194,24 +210,17 @@ def _agreed(
 
 
 def _personal(settings: SiteSettings, study: "Study", client: object, run: str) -> dict[str, Any]:
-    """What the site keeps of a run.
+    """What the site keeps of a run; {} when nothing.
 
     Raises:
-        SiteError: nothing, or it is of another study or algorithm.
+        SiteError: it is of another study or algorithm.
         CheckpointError: it is torn or altered.
     """
     from polyclinic.flare.personal import PersonalStore  # imports no FLARE
 
     path = f"{type(client).__module__}.{type(client).__qualname__}"
     origin = {"study": study.fingerprint(), "client": path}
-    kept = PersonalStore(Path(settings.storage), run, origin).load(sys.maxsize)
-    if not kept:
-        raise SiteError(
-            expected="what this site keeps of the run in its storage",
-            got="nothing",
-            remedy="use --model global, or run this at a site that took part",
-        )
-    return kept
+    return PersonalStore(Path(settings.storage), run, origin).load(sys.maxsize)
 
 
 def _named(sequences: str) -> tuple[str, ...]:

@@ -5,10 +5,13 @@ split, and stay here; a study whose modality fixes ``mean`` and ``scale`` uses t
 The first keeps every number at home; the second costs an earlier job that agrees on them.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -180,6 +183,13 @@ class Cohort:
     ) -> Iterator[Batch]:
         """Batches of a split, see ``Selection.batches``."""
         return self.selection.batches(split, batch_size, generator)
+
+    def split_mark(self) -> npt.NDArray[np.float32]:
+        """SHA-256 of who is in which split, (32,): a patient more or less draws all of it anew."""
+        rows = zip(self.records.manifest.patients, self.selection.assigned, strict=True)
+        lines = "\n".join(sorted(f"{p.key}\t{split}" for p, split in rows))
+        digest = hashlib.sha256(lines.encode()).digest()
+        return np.frombuffer(digest, dtype=np.uint8).astype(np.float32)
 
     def resplit(self, seed: int) -> "Cohort":
         """The same records split by another seed, and standardised by the new training set."""

@@ -30,6 +30,12 @@ OVERLAPS = ("dice", "hd95")
 """Scores of a segmentation: ``<score>`` and ``<score>/global`` over all regions, and
 ``<score>/<model>/<region>/<subset>`` of one region, predicted from ``flair+t1ce``."""
 
+MOST_METRICS = 512
+"""Metrics of one reply: whoever sends or takes more refuses it whole."""
+
+LONGEST_NAME = 256
+"""Letters of a metric's name: a server refuses a reply with a longer one."""
+
 MODELS = ("personal", "global")
 """Models of which a segmentation is scored; the first is the one that a site uses."""
 
@@ -165,7 +171,8 @@ def segmentation_scores(
     Args:
         found: ``<score>/<model>/<region>/<subset>``: one value of each patient, NaN where it is not
             defined. The largest subset of the model that the site uses is what the site holds.
-        least: patients that must be behind a mean.
+        least: patients that must be behind a mean. Dice is told of all or of those who have one of
+            the subset's sequences: who has none must be as many, or the two means tell of a few.
     """
     n = max((len(values) for values in found.values()), default=0)
     if not n:
@@ -177,7 +184,9 @@ def segmentation_scores(
     for name, values in found.items():
         defined = np.asarray(values, dtype=np.float64)
         defined = defined[~np.isnan(defined)]
-        if len(defined) >= least and (name.startswith("dice/") or _subset(name) == full):
+        overlaps, others = name.startswith("dice/"), n - len(defined)
+        shown = (not 0 < others < least) if overlaps else _subset(name) == full
+        if len(defined) >= least and shown:
             told[name] = float(defined.mean())
     for kind in OVERLAPS:
         for model, headline in ((used, kind), ("global", f"{kind}/global")):

@@ -10,7 +10,7 @@ from typing import Any
 
 from polyclinic.data.quarantine import REASONS
 from polyclinic.errors import ContractViolation
-from polyclinic.evaluation.metrics import BY_LABEL, METRIC_NAME, MODELS, OVERLAPS
+from polyclinic.evaluation.metrics import BY_LABEL, METRIC_NAME, MODELS, MOST_METRICS, OVERLAPS
 from polyclinic.flare.convert import is_number
 
 FUSED = "fused"
@@ -22,7 +22,6 @@ SHARES = re.compile(
 DISTANCES = re.compile(r"(?:train|validation|test)/hd95(?:/.+)?")
 MAX_DISTANCE = 1e4
 SMALL = re.compile(r"(?:train|validation|test)/n(?:/.+)?|quarantined(?:/.+)?")
-MAX_METRICS = 512
 MAX_ROUND = 10**6
 TEXT = {"fingerprint": re.compile(r"[0-9a-f]{64}"), "version": re.compile(r"[0-9a-z.+]{1,32}")}
 
@@ -45,8 +44,8 @@ def leaving_metrics(
     """
     if not isinstance(metrics, Mapping):
         raise refused("metrics by name", type(metrics).__name__)
-    if len(metrics) > MAX_METRICS:
-        raise refused(f"at most {MAX_METRICS} metrics", f"{len(metrics)}")
+    if len(metrics) > MOST_METRICS:
+        raise refused(f"at most {MOST_METRICS} metrics", f"{len(metrics)}")
     for name, value in metrics.items():
         listed = (
             isinstance(name, str)

@@ -28,13 +28,13 @@ from nvflare.apis.dxo import DataKind
 
 from polyclinic.anchor_site import anchors_fault
 from polyclinic.errors import ContractViolation
+from polyclinic.evaluation.metrics import LONGEST_NAME, MOST_METRICS
 from polyclinic.exchange import STORE, Contract, TensorSpec, Update, Way
 from polyclinic.filters import filters_fault
 from polyclinic.flare.convert import Reply, is_number
 
 _SCALAR = re.compile(r"t|round|n(\.[a-z][a-z0-9_]{0,31})?")
-_METRIC = re.compile(r"[a-z][a-z0-9_+./-]{0,255}")
-MOST_METRICS = 512
+_METRIC = re.compile(rf"[a-z][a-z0-9_+./-]{{0,{LONGEST_NAME - 1}}}")
 MOST_PATIENTS = 100_000
 _COUNT = STORE + "count."
 

@@ -17,7 +17,7 @@ from polyclinic.data.cohort import Cohort, open_cohort
 from polyclinic.device import on_device, require_device
 from polyclinic.errors import SiteError, StudyError
 from polyclinic.evaluation.metrics import BY_LABEL
-from polyclinic.exchange import Contract, State, Tensors, Way
+from polyclinic.exchange import PERSONAL, Contract, State, Tensors, Way
 from polyclinic.jobs import build_half
 from polyclinic.models.weights import weights_at
 from polyclinic.settings import SiteSettings
@@ -28,6 +28,8 @@ from polyclinic.worker.frame import Message, joined
 # A weight may grow to several times what one round may add to it.
 VALUES = 10.0
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+# Who was in which split at the end of a run; stays at the site, for scores of single patients.
+SPLIT_MARK = PERSONAL + "cohort.split"
 Step = Callable[[Patients, State, Tensors, int], Trained]
 
 
@@ -161,7 +163,10 @@ class Desk:
         """Fit what stays local on the final state; no tensor leaves."""
         state = self._state(request)
         trained = self.client.finalise(self.patients, state, request.part("personal"))
-        kept = Trained(type(trained.update)({}), trained.personal, trained.metrics)
+        personal = dict(trained.personal)
+        if self.study.task.segments and isinstance(self.patients, Cohort):
+            personal[SPLIT_MARK] = self.patients.split_mark()
+        kept = Trained(type(trained.update)({}), personal, trained.metrics)
         return self._reply(kept, {"t": float(state.round)})
 
     def evaluate(self, request: Message) -> Message:

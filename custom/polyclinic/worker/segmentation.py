@@ -5,6 +5,7 @@ Everything here stays at the site: files are named for patients, and the table h
 
 import csv
 import gzip
+import hashlib
 import io
 import math
 import re
@@ -22,13 +23,14 @@ from torch import Tensor
 
 from polyclinic.algorithms.overlap import dice, hd95, region_masks
 from polyclinic.data.batch import Batch
-from polyclinic.data.cohort import open_cohort
+from polyclinic.data.cohort import cohort_of, read_records
+from polyclinic.data.quarantine import inert
 from polyclinic.data.scan import mask_of
 from polyclinic.data.scan_cases import Case
 from polyclinic.data.scan_stacks import Scans
 from polyclinic.device import on_device, require_device
 from polyclinic.evaluation.overlays import overlay
-from polyclinic.exchange import Contract, State, Tensors
+from polyclinic.exchange import Array, Contract, State, Tensors
 from polyclinic.models.weights import weights_at
 from polyclinic.settings import SiteSettings
 from polyclinic.storage import write_atomic
@@ -37,7 +39,11 @@ from polyclinic.task import Mask
 
 Model = Literal["personal", "global"]
 TABLE = "scores.csv"
+# The split of a patient whom the run did not have, or not in the cohort as it is now.
+UNKNOWN = "unknown"
 _ODD_START = re.compile(r"^[.\-]+")
+# Of a file's name, in bytes; 255 with its endings.
+LONGEST_NAME = 200
 
 
 @runtime_checkable
@@ -67,7 +73,7 @@ class Truth:
     """What a site knows of a patient.
 
     Attributes:
-        split: in which the run had the patient.
+        split: in which the run had the patient; ``unknown`` where that cannot be told any more.
         classes: of every voxel of the stack, (I, J, K).
     """
 
@@ -93,6 +99,8 @@ class Segmenter:
         sequences: that are shown to the model, of those that a patient has; all when empty.
         out: folder that receives a map of each patient.
         overlays: write a picture of each patient beside it.
+        split_mark: of the cohort when the run ended, see ``Cohort.split_mark``; None when the site
+            keeps none.
     """
 
     settings: SiteSettings
@@ -104,6 +112,7 @@ class Segmenter:
     sequences: tuple[str, ...]
     out: Path
     overlays: bool = False
+    split_mark: Array | None = field(default=None, repr=False)
 
     def run(
         self,
@@ -159,7 +168,10 @@ class Segmenter:
 def file_name(pseudonym: str) -> str:
     """A patient's name as that of a file: never a path, never hidden."""
     name = quote(pseudonym, safe=" +,=@")
-    return _ODD_START.sub(lambda found: "".join(f"%{ord(c):02X}" for c in found[0]), name)
+    name = _ODD_START.sub(lambda found: "".join(f"%{ord(c):02X}" for c in found[0]), name)
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME // 2]}=={hashlib.sha256(pseudonym.encode()).hexdigest()}"
 
 
 def write_map(path: Path, case: Case, classes: npt.NDArray[np.uint8], mask: Mask) -> None:
@@ -175,23 +187,32 @@ def write_map(path: Path, case: Case, classes: npt.NDArray[np.uint8], mask: Mask
     write_atomic(path, gzip.compress(image.to_bytes(), mtime=0), durable=False)
 
 
-def known_truths(settings: SiteSettings, study: Study) -> dict[str, Truth]:
+def known_truths(settings: SiteSettings, study: Study, mark: Array | None) -> dict[str, Truth]:
     """What the masks of a site say, and in which split the run had each patient, by key; {} where
-    the site has no masks.
+    the site has no masks. Patients without one are no matter: they are to be segmented, too.
+
+    Args:
+        mark: of the cohort that the run had. A patient more or less draws another split, in which
+            a patient of the training may stand as one of the test: it is then told of nobody.
 
     Raises:
-        PolyclinicError: the cohort cannot be opened.
+        PolyclinicError: the cohort cannot be read, or a patient stands twice.
     """
     if settings.cohort(study.name).mask is None:
         return {}
-    cohort = open_cohort(settings, study)
+    records = read_records(settings, study)
+    records.require_distinct()
+    cohort = cohort_of(settings, records, study)
+    drawn = study.split.source != "manifest"
+    same = not drawn or (mark is not None and np.array_equal(cohort.split_mark(), mark))
     scans, truths = cast(Scans, cohort.records.together), {}
     rows = zip(
         cohort.records.manifest.patients, scans.stacks, cohort.selection.assigned, strict=True
     )
     for patient, stack, split in rows:
         if stack is not None and stack.mask is not None:
-            truths[patient.key] = Truth(split, np.array(stack.mask.read(), dtype=np.uint8))
+            classes = np.array(stack.mask.read(), dtype=np.uint8)
+            truths[patient.key] = Truth(split if same else UNKNOWN, classes)
     return truths
 
 
@@ -208,7 +229,7 @@ def write_scores(out: Path, found: Iterable[Score], mask: Mask) -> None:
     for score in found:
         values = (*score.dice, *score.hd95)
         cells = ["" if math.isnan(v) else f"{v:.6g}" for v in values]
-        writer.writerow([score.pseudonym, score.split, *cells])
+        writer.writerow([inert(score.pseudonym), score.split, *cells])
     write_atomic(out / TABLE, table.getvalue().encode())
 
 
