@@ -261,6 +261,16 @@ def test_whoever_is_in_a_cluster_stays_in_it() -> None:
     assert second.levels[0].ravel().tolist() == first.levels[0].ravel()[::-1].tolist()
 
 
+def test_a_state_that_knows_no_anchor_divides_nobody_anew() -> None:
+    first = after(none(), shown([0, 0, 0, 10, 10, 10]))
+    told = replace(first, levels=none().levels, known=none().known)  # by the coordinator
+    second = after(told, shown([0, 0, 10, 10, 10, 10]))
+    assert second.member.tolist() == first.member.tolist()
+    assert values(second) == [pytest.approx(10 / 3), 10]
+    # Each patient may be assigned anew where the job says so: there it begins again.
+    assert values(after(told, shown([0, 0, 10, 10, 10, 10]), matching="nearest")) == [0, 10]
+
+
 def test_matching_by_nearest_lets_patients_change_their_cluster() -> None:
     first = after(none(), shown([0, 0, 10, 10]))
     second = after(first, shown([10, 10, 0, 0]), matching="nearest")

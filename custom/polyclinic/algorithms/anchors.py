@@ -230,7 +230,9 @@ def renewed(
     for c in range(found.voxels.shape[1]):
         rows, seen = slice(c * slots, (c + 1) * slots), found.seen[:, c]
         centres = levels[-1][rows].astype(np.float64)
-        if begins or not known[rows].any():
+        # Frozen by the site's own memory: a state that knows no anchor divides nobody anew.
+        lost = matching == "nearest" and not known[rows].any()
+        if begins or lost or (member[:, c] == NOBODY).all():
             member[:, c] = NOBODY
             member[seen, c] = clustered(deepest[seen, c], slots, least, seed + c)
             known[rows] &= (member[:, c] == NOBODY).all()  # of another cohort: replaced whole
