@@ -297,7 +297,8 @@ def test_every_patient_is_scored_in_every_region_by_every_model() -> None:
         for score in ("dice", "hd95")
         for model in models
         for region in ("wt", "tc")
-    }
+    } | {"there/wt", "there/tc"}
+    assert found["there/tc"].tolist() == [1, 1]
     assert found[f"dice/personal/wt/{whole}"].tolist() == [1, 1]
     assert found[f"hd95/personal/tc/{whole}"].tolist() == [0, 0]
     # Core told as oedema: the whole tumour is right, the core is missed and has no distance.
@@ -309,7 +310,8 @@ def test_every_patient_is_scored_in_every_region_by_every_model() -> None:
 
 def test_with_subsets_a_patient_without_any_of_one_has_no_score() -> None:
     found = scored(a_site(), "test", {"personal": right}, every_subset=True)
-    assert {n.rsplit("/", 1)[1] for n in found} == {"flair", "t1", "flair+t1"}
+    told = [n for n in found if not n.startswith("there/")]
+    assert {n.rsplit("/", 1)[1] for n in told} == {"flair", "t1", "flair+t1"}
     assert found["dice/personal/wt/flair"].tolist() == [0, 0]
     np.testing.assert_array_equal(found["dice/personal/wt/t1"], [np.nan, 1])
     assert not any(n.startswith("hd95") and not n.endswith("flair+t1") for n in found)
@@ -347,3 +349,12 @@ def test_a_name_as_long_as_is_allowed_passes_the_server() -> None:
     assert guard.check_metrics(Reply("METRICS", {}, {}, {"a" * LONGEST_NAME: 1.0}))
     with pytest.raises(Refused):
         guard.check_metrics(Reply("METRICS", {}, {}, {"a" * (LONGEST_NAME + 1): 1.0}))
+
+
+def test_a_job_does_not_choose_feature_maps_that_no_hospital_bears() -> None:
+    study = scan_study(width=8)
+    assert study.scans is not None
+    recipe = {**study.scans.recipe, "size": [256, 256, 1], "crops": 64}
+    scans = study.scans.model_copy(update={"recipe": recipe})
+    with pytest.raises(StudyError, match="feature maps"):
+        network_of(study.model_copy(update={"scans": scans}))

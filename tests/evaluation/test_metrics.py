@@ -219,3 +219,15 @@ def test_what_is_scored_depends_on_the_kind_of_task() -> None:
 def test_every_score_of_a_segmentation_is_a_listed_metric() -> None:
     found = found_by("personal", FULL, [0.8], [0.6]) | found_by("global", "t1ce", [0.5], [0.2])
     assert all(METRIC_NAME.fullmatch(f"test/{name}") for name in segmentation_scores(found))
+
+
+def test_nothing_is_told_of_a_region_that_fewer_patients_than_a_cell_have() -> None:
+    # Ten of eleven have no core and score 1: the mean would show the eleventh.
+    found = {
+        "dice/personal/wt/flair": np.full(11, 0.5),
+        "dice/personal/tc/flair": np.array([1.0] * 10 + [0.2]),
+        "there/wt": np.ones(11),
+        "there/tc": np.array([0.0] * 10 + [1.0]),
+    }
+    assert set(segmentation_scores(found, least=11)) == {"dice/personal/wt/flair", "dice", "n"}
+    assert "dice/personal/tc/flair" in segmentation_scores(found, least=1)

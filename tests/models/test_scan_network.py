@@ -295,3 +295,15 @@ def test_a_model_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> Non
     right = {"classes": 2, "sequences": SEQUENCES, "held": (), "calibrated": False}
     with pytest.raises(StudyError):
         ScanModel(SMALL[2], auxiliary=False, **{**right, **wrong})  # type: ignore[arg-type]
+
+
+def test_a_sequence_that_torch_has_another_use_for_is_refused_by_name() -> None:
+    with pytest.raises(StudyError, match="'type'"):
+        ScanModel(
+            ScanNetwork(width=4, levels=2),
+            classes=2,
+            sequences=("type",),
+            held=("type",),
+            calibrated=False,
+            auxiliary=False,
+        )

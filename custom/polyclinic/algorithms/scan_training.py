@@ -1,5 +1,6 @@
 """What the clients of segmenting algorithms share: settings, a model in place, steps and scores."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,7 +16,7 @@ from polyclinic.data.batch import Batch, Patients, SplitName
 from polyclinic.data.scan_recipe import recipe_of
 from polyclinic.device import here
 from polyclinic.errors import StudyError
-from polyclinic.evaluation.metrics import LONGEST_NAME, MODELS, MOST_METRICS
+from polyclinic.evaluation.metrics import LONGEST_NAME, MODELS, MOST_METRICS, THERE
 from polyclinic.exchange import Tensors
 from polyclinic.models.scan import ScanModel, ScanOutput
 from polyclinic.models.scan.settings import ScanNetwork, least_edge, parse_network
@@ -24,6 +25,8 @@ from polyclinic.task import Mask
 from polyclinic.training import BatchLoss, Fit, LocalTraining, fit, require, seeded
 
 OVERLAP = 0.5
+# Of one set of feature maps at the finest level, of which training holds tens: 256 MiB.
+MOST_FEATURES = 1 << 26
 WINDOWS = 8
 LEAST_STEP = 0.01
 UNUSED = ("head_lr", "class_balance", "label_smoothing", "select_epoch", "balance")
@@ -103,6 +106,14 @@ def network_of(study: Study) -> ScanNetwork:
             "dimensions and only for that",
             got=" x ".join(str(n) for n in size),
             remedy="change 'size' of the recipe, or 'dims' or 'levels' of the network",
+        )
+    maps = math.prod(size) * network.width * (len(study.modalities) + 1) * recipe_of(study).crops
+    if maps > MOST_FEATURES:
+        raise StudyError(
+            expected=f"feature maps of at most {MOST_FEATURES >> 20} million numbers: size x width "
+            "x sequences x crops",
+            got=f"{maps >> 20} million",
+            remedy="lower 'size' or 'crops' of the recipe, or 'width' of the network",
         )
     return network
 
@@ -237,7 +248,8 @@ def scored(
     *,
     every_subset: bool,
 ) -> Tensors:
-    """``dice/<model>/<region>/<subset>`` and ``hd95/...`` (n,) of a split's patients.
+    """``dice/<model>/<region>/<subset>`` and ``hd95/...`` (n,) of a split's patients, and
+    ``there/<region>``, whether a patient's mask has the region at all.
 
     A patient without one of a subset's sequences is scored on those it has; without any NaN.
     The distance is told of the site's whole set alone: it costs more than the segmentation.
@@ -251,6 +263,8 @@ def scored(
     found: dict[str, list[float]] = {}
     for batch in patients.batches(split, 1):
         truth = region_masks(batch.labels[0], mask)
+        for region, marked in zip(mask.regions, truth, strict=True):
+            found.setdefault(THERE + region, []).append(float(marked.any()))
         for model, segment in models.items():
             for subset in names:
                 chosen = tuple(subset.split("+"))

@@ -30,6 +30,9 @@ OVERLAPS = ("dice", "hd95")
 """Scores of a segmentation: ``<score>`` and ``<score>/global`` over all regions, and
 ``<score>/<model>/<region>/<subset>`` of one region, predicted from ``flair+t1ce``."""
 
+THERE = "there/"
+"""Beside them, of each region: which patients have it; stays at the site."""
+
 MOST_METRICS = 512
 """Metrics of one reply: whoever sends or takes more refuses it whole."""
 
@@ -171,8 +174,10 @@ def segmentation_scores(
     Args:
         found: ``<score>/<model>/<region>/<subset>``: one value of each patient, NaN where it is not
             defined. The largest subset of the model that the site uses is what the site holds.
+            ``there/<region>``, where given: 1 of a patient whose mask has the region, else 0.
         least: patients that must be behind a mean. Dice is told of all or of those who have one of
             the subset's sequences: who has none must be as many, or the two means tell of a few.
+            Nothing is told of a region that some, but fewer, patients have: the others score 1.
     """
     n = max((len(values) for values in found.values()), default=0)
     if not n:
@@ -181,7 +186,10 @@ def segmentation_scores(
     held = (_subset(name) for name in found if name.startswith(f"dice/{used}/"))
     full = max(held, key=lambda s: (s.count("+"), s), default="")
     told: dict[str, float] = {}
+    carriers = {k: float(np.sum(v)) for k, v in found.items() if k.startswith(THERE)}
     for name, values in found.items():
+        if name in carriers or 0 < carriers.get(THERE + name.split("/")[2], 0) < least:
+            continue
         defined = np.asarray(values, dtype=np.float64)
         defined = defined[~np.isnan(defined)]
         overlaps, others = name.startswith("dice/"), n - len(defined)

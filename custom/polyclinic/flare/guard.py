@@ -35,6 +35,8 @@ from polyclinic.flare.convert import Reply, is_number
 
 _SCALAR = re.compile(r"t|round|n(\.[a-z][a-z0-9_]{0,31})?")
 _METRIC = re.compile(rf"[a-z][a-z0-9_+./-]{{0,{LONGEST_NAME - 1}}}")
+# A figure of the report could not draw more; no loss that trains comes near.
+LARGEST_METRIC = 1e12
 MOST_PATIENTS = 100_000
 _COUNT = STORE + "count."
 
@@ -115,7 +117,10 @@ class UpdateGuard:
             Refused: ``metrics`` when one is not a finite number under a plain name.
         """
         good = len(reply.metrics) <= MOST_METRICS and all(
-            isinstance(name, str) and _METRIC.fullmatch(name) and is_number(value)
+            isinstance(name, str)
+            and _METRIC.fullmatch(name)
+            and is_number(value)
+            and abs(value) <= LARGEST_METRIC
             for name, value in reply.metrics.items()
         )
         if not good:

@@ -63,6 +63,8 @@ class ScanModel(nn.Module):
         _require(classes >= 2, "two classes or more, the background included", str(classes))
         _require(bool(sequences), "at least one sequence", "none")
         _require(set(held) <= set(sequences), "held sequences of the study", "another one")
+        taken = sorted(m for m in sequences if hasattr(nn.ModuleDict, m))
+        _require(not taken, "sequences that torch has no other use for", f"'{''.join(taken[:1])}'")
         self.settings, self.sequences = settings, sequences
         levels = zip(settings.channels, settings.heads_of_levels, strict=True)
         self.enc = nn.ModuleDict(
