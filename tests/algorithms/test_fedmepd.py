@@ -196,7 +196,7 @@ def test_anchors_are_class_means_of_fused_features() -> None:
     load(model, state.tensors)
     means = []
     for batch in site.batches("train", 1):
-        inputs, present = shown(batch, SEQUENCES, zero_fill=False)
+        inputs, present = shown(batch, SEQUENCES)
         with torch.no_grad():
             feature = model(inputs, present).features[0][0, ..., 0]  # (C_1, I, J), as the mask
         truth = batch.labels[0, ..., 0]

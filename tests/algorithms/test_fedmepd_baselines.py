@@ -12,7 +12,6 @@ from polyclinic.algorithms.presets_scan import SCANS
 from polyclinic.algorithms.scan_training import scan_model
 from polyclinic.algorithms.wire import INITIAL
 from polyclinic.comparison import run_federation
-from polyclinic.data.batch import Batch
 from polyclinic.exchange import PERSONAL, STORE
 from polyclinic.filters import WEIGHT
 from polyclinic.models.tensors import tensors_of
@@ -22,7 +21,6 @@ from scan_federation import (
     ALONE,
     HELD,
     NOT_ANCHORED,
-    SEQUENCES,
     STUDY,
     WHOLE,
     Diary,
@@ -105,17 +103,9 @@ def test_with_zeros_for_absent_sequences_every_site_exchanges_one_network() -> N
     state = server.initial(STUDY)
     trained = client.train(site, state, {}, 1)
     assert trained.update.tensors.keys() == state.tensors.keys()
-    assert any(a.any() for a in part(trained.update.tensors, "enc.t1ce.").values())
-
-    batch = next(site.batches("test", 1))
-    inputs = {m: torch.zeros_like(batch.inputs["flair"]) for m in SEQUENCES} | batch.inputs
-    there = dict.fromkeys(SEQUENCES, torch.ones(1, dtype=torch.bool))
-    zeros = Batch(inputs, {m: t[:, None] for m, t in there.items()}, there, batch.labels)
-    given = {"model": "global"}
-    assert torch.equal(
-        client.segment(batch, STUDY, state, {}, **given),
-        client.segment(zeros, STUDY, state, {}, **given),
-    )
+    # Nobody at h1 has a t1ce: its encoder is averaged as it was, which dilutes that of others.
+    assert not any(a.any() for a in part(trained.update.tensors, "enc.t1ce.").values())
+    assert any(a.any() for a in part(trained.update.tensors, "enc.flair.").values())
 
 
 def test_local_training_sends_nothing_and_equals_a_federation_of_one() -> None:
@@ -127,7 +117,7 @@ def test_local_training_sends_nothing_and_equals_a_federation_of_one() -> None:
     alone = run_federation({"h2": sites["h2"]}, client, fedmepd.Server(**ALONE), STUDY, 2)
     assert same(alone.personal["h2"], together.personal["h2"])
     found = client.predict(sites["h2"], together.state, together.personal["h2"], "test")
-    assert {n.split("/")[1] for n in found} == {"personal"}
+    assert {n.split("/")[1] for n in found if not n.startswith("there/")} == {"personal"}
 
 
 def test_a_federation_of_one_site_is_training_at_that_site() -> None:

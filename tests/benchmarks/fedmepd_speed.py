@@ -122,7 +122,7 @@ def a_task(study: Study, *, calibrated: bool) -> ScanTask:
         own=fedmepd.ALONE,
         calibrated=calibrated,
         auxiliary=True,
-        zero_fill=False,
+        everything=False,
     )
 
 

@@ -26,9 +26,11 @@ the authors' evaluation reads a client as it is after its own training.
 "Masks off is FedAvg" does not hold as published: with B = 1 the server keeps λ of itself and
 weighs by H. FedAvg is λ = 0 with H = 1; ``tests/algorithms/test_fedmepd.py`` shows both.
 
-Baselines are settings of the same halves: ``zero_fill`` is FedAvg on one network that reads absent
-sequences as zeros; ``decoder`` federated without ``anchored`` is FedAvg keyed by sequence;
-``encoder`` and ``decoder`` personal is local training.
+Baselines are settings of the same halves: ``zero_fill`` is FedAvg on one network everywhere, in
+which an absent sequence has features of zeros: what instance normalisation makes of an image of
+zeros, without a slope that grows by 1/sqrt(eps) a layer until it overflows. ``decoder`` federated
+without ``anchored`` is FedAvg keyed by sequence; ``encoder`` and ``decoder`` personal is local
+training.
 """
 
 from dataclasses import dataclass, field, replace
@@ -331,7 +333,7 @@ class Client(Agreement, ScanTraining):
             own=own,
             calibrated=calibrated and self.calibrated,
             auxiliary=auxiliary,
-            zero_fill=self.zero_fill,
+            everything=self.zero_fill,
         )
 
 

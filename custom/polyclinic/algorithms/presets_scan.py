@@ -49,10 +49,7 @@ def _fedmepd(summary: str, *, slots: int = 4, **client: Any) -> Method:
 def _fedavg(summary: str, *, zero_fill: bool = False) -> Method:
     """FedAvg without anchors; the anchor site is a site like others."""
     both = {"anchored": False, "decoder": "federated", "zero_fill": zero_fill}
-    # Zeros have no spread: behind every instance normalisation their slope grows, until it is
-    # infinite. Such steps are left out.
-    clip = {"clip_norm": 100.0} if zero_fill else {}
-    return _scans(summary, both=both, client=clip, server={"weight": "n"})
+    return _scans(summary, both=both, server={"weight": "n"})
 
 
 ALONE: dict[str, Any] = {"anchored": False, "decoder": "personal", "encoder": "personal"}

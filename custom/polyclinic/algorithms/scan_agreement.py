@@ -34,7 +34,7 @@ class Agreement:
         decoder: ``partial`` by (4), ``federated`` whole, or ``personal`` whole (FedMEMA).
         anchored: rounds end with step (3).
         slots: N_k, anchors of a class; FedMEMA takes 3.
-        zero_fill: one network with every encoder everywhere; absent sequences are zeros.
+        zero_fill: one network with every encoder everywhere; features of absent sequences are zero.
     """
 
     encoder: Literal["federated", "personal"] = "federated"

@@ -40,7 +40,6 @@ class ScanTask:
         start: values of the federated tensors before training, the site's own rows in place.
         anchors: by level, (A, C_l); None where nothing is calibrated.
         known: which of them there are; (A,) bool.
-        zero_fill: absent sequences are read as present ones of zeros.
         filters: what the site knows of its own filters; None without any.
     """
 
@@ -49,7 +48,6 @@ class ScanTask:
     start: Tensors
     anchors: tuple[Tensor, ...] | None
     known: Tensor | None
-    zero_fill: bool
     filters: FilterMemory | None = field(default=None, repr=False)
 
     @property
@@ -64,7 +62,7 @@ class ScanTask:
 
     def told(self, batch: Batch) -> tuple[Tensor, ScanOutput]:
         """The loss of each crop (B,), and the forward pass behind it."""
-        inputs, present = shown(batch, self.sequences, zero_fill=self.zero_fill)
+        inputs, present = shown(batch, self.sequences)
         output = self.forward(inputs, present)
         return segmentation_loss(output, batch.labels, present), output
 
@@ -77,8 +75,7 @@ class ScanTask:
         there = {m: m in chosen and bool(batch.present[m][0]) for m in batch.present}
         kept = {m: v for m, v in batch.inputs.items() if there[m]}
         some = next(iter(batch.inputs.values()))
-        flags = dict.fromkeys(self.sequences, True) if self.zero_fill else there
-        segment = window_segmenter(self.model, self.sequences, flags, self.forward)
+        segment = window_segmenter(self.model, self.sequences, there, self.forward)
         return segmented(kept, some.shape, self.sequences, self.place.study, segment)
 
 
@@ -90,20 +87,21 @@ def open_scan_task(
     own: frozenset[str],
     calibrated: bool,
     auxiliary: bool,
-    zero_fill: bool,
+    everything: bool,
 ) -> ScanTask:
     """The site's model with broadcast and personal tensors in place.
 
     Args:
         own: first parts of the names of what is personal whole (``calib``, ``aux``, ...).
+        everything: encoders of all sequences of the study, not only of those the site holds.
     """
     study = place.study
-    held = tuple(sorted(study.modalities if zero_fill else place.modalities))
+    held = tuple(sorted(study.modalities if everything else place.modalities))
     model = scan_model(study, held, calibrated=calibrated, auxiliary=auxiliary)
     _, start = placed(model, place, lambda name: name.split(".")[0] not in own, state, kept)
     if not calibrated:
-        return ScanTask(place, model, start, None, None, zero_fill)
+        return ScanTask(place, model, start, None, None)
     levels = range(1, len(network_of(study).channels) + 1)
     anchors = tuple(torch.tensor(state.tensors[level_name(n)], device=here()) for n in levels)
     known = torch.tensor(state.tensors[KNOWN], device=here()) > 0
-    return ScanTask(place, model, start, anchors, known, zero_fill)
+    return ScanTask(place, model, start, anchors, known)

@@ -156,19 +156,10 @@ def scan_model(
         )
 
 
-def shown(
-    batch: Batch, sequences: tuple[str, ...], *, zero_fill: bool
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Inputs and presence as the model reads them; with ``zero_fill`` an absent sequence is a
-    present one of zeros."""
+def shown(batch: Batch, sequences: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Inputs and presence as the model reads them."""
     inputs = {m: batch.inputs[m] for m in sequences if m in batch.inputs}
-    present = {m: batch.present[m] for m in inputs}
-    if not zero_fill:
-        return inputs, present
-    some = next(iter(inputs.values()))
-    filled = {m: inputs.get(m, torch.zeros_like(some)) for m in sequences}
-    everybody = torch.ones(some.shape[0], dtype=torch.bool, device=some.device)
-    return filled, dict.fromkeys(sequences, everybody)
+    return inputs, {m: batch.present[m] for m in inputs}
 
 
 def train_scans(
