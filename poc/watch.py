@@ -33,7 +33,8 @@ def describe(record: Record, rounds: int) -> str:
             f"{site} ({', '.join(said.get('modalities', ()))})"
             for site, said in sorted(record.get("sites", {}).items())
         )
-        return "sites: " + "  ".join(told) + problems(record)
+        taken = f"   anchor: {record['anchor']}" if record.get("anchor") else ""
+        return "sites: " + "  ".join(told) + taken + problems(record)
     if kind == "round":
         head = f"round {record['round']:>3} of {rounds}"
         heard = f"{len(record.get('heard', ()))} sites heard"

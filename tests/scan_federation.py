@@ -16,7 +16,7 @@ from polyclinic.exchange import Contract, State, Tensors, Update
 from polyclinic.filters import MASK, WEIGHT, FilterLayout, layout_of
 from polyclinic.storage import load_tensors, save_tensors
 from polyclinic.study import Study
-from scans import ScanSite, scan_study
+from scan_site import ScanSite, scan_study
 
 STUDY = scan_study(levels=2)
 SEQUENCES = tuple(STUDY.modalities)

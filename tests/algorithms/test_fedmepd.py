@@ -42,7 +42,7 @@ from scan_federation import (
     start,
     the_sites,
 )
-from scans import ScanSite
+from scan_site import ScanSite
 
 FINAL = f"{PERSONAL}final."
 

@@ -27,7 +27,7 @@ from scan_federation import (
     start,
     the_sites,
 )
-from scans import ScanSite
+from scan_site import ScanSite
 
 
 def bad(update: Update, how: str) -> Update:

@@ -10,7 +10,7 @@ from polyclinic.exchange import STORE
 from polyclinic.filters import MASK
 from polyclinic.study import Study, parse_study
 from scan_federation import ALONE, HELD, SEQUENCES, STUDY, WHOLE, Recorded
-from scans import scan_study
+from scan_site import scan_study
 
 
 @pytest.mark.parametrize(

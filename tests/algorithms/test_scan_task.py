@@ -22,7 +22,7 @@ from scan_federation import (
     part,
     same,
 )
-from scans import ScanSite, scan_study
+from scan_site import ScanSite, scan_study
 
 
 @pytest.fixture

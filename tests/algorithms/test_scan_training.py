@@ -35,7 +35,7 @@ from polyclinic.models.scan import ScanModel, ScanOutput
 from polyclinic.models.tensors import tensors_of
 from polyclinic.objectives.segmentation import segmentation_loss
 from polyclinic.training import initialise
-from scans import SIZE, ScanSite, scan_study
+from scan_site import SIZE, ScanSite, scan_study
 
 STUDY = scan_study(levels=2)
 SEQUENCES = tuple(STUDY.modalities)

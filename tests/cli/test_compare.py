@@ -15,7 +15,7 @@ from polyclinic.algorithms.presets import METHODS
 from polyclinic.algorithms.presets_scan import SCANS
 from polyclinic.cli.main import run
 from polyclinic.study import load_study
-from scans import scan_study
+from scan_site import scan_study
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -190,7 +190,7 @@ def test_check_and_describe_tell_sequences_masks_and_spacing(tmp_path: Path) -> 
     assert report.ok
     told = {(f.check, f.modality): f.message for f in report.findings}
     assert told["masks", ""] == "of 7 patients; marked: none 7, oedema 7, core 7"
-    assert told["content", "t1"].startswith("patients 6, spacing to the right 2 to 2 mm")
+    assert told["content", "t1"].startswith("patients 6, spacing to the right 2 mm")
     notes = " | ".join(f.message for f in report.findings if f.level == "warning")
     assert "1 file(s) have exactly the voxels of another" in notes
     assert "1 file(s) are no sequence that this site declares, nor a mask" in notes

@@ -335,7 +335,7 @@ def test_check_and_describe_tell_sequences_and_spacing(tmp_path: Path) -> None:
     told = json.dumps(describe_cohort(cohort))
     assert '"t1": 8' in told
     assert '"flair": 3' in told
-    assert "2 to 2 mm" in told
+    assert 'spacing to the right": "2 mm"' in told
     assert cohort.size("train") == 6
     batch = next(cohort.batches("train", 4, torch.Generator().manual_seed(0)))
     assert batch.inputs["mri"].shape == (4, 3, 8, 10, 8)

@@ -217,7 +217,9 @@ def _print_description(data: Mapping[str, Any]) -> None:
     output.table("splits", ["split", "patients"], list(data["splits"].items()))
     output.table("who carries what", ["modalities", "patients"], list(data["patterns"].items()))
     if "masks" in data:
-        output.table("masks", ["marked", "patients"], list(data["masks"].items()))
+        # The first says how many have a mask at all, which is no class.
+        marked = [["(have a mask)" if k == "patients" else k, v] for k, v in data["masks"].items()]
+        output.table("masks", ["marked", "patients"], marked)
     rows = [
         [name, m["kind"], m["width"], m["patients"], "yes" if m["trained_on"] else "no", _more(m)]
         for name, m in data["modalities"].items()

@@ -13,6 +13,9 @@ from polyclinic.study import load_study, read_json
 
 app = typer.Typer(no_args_is_help=True)
 
+# From this width on a list of jobs tells everything.
+WIDE = 120
+
 Folder = Annotated[
     Path | None,
     typer.Option("--jobs", help="Folder of jobs; default ./jobs, else the repository's."),
@@ -24,13 +27,7 @@ def list_jobs(jobs: Folder = None, format: output.FormatOption = "txt") -> None:
     """Every job: study, algorithm, modalities, rounds, quorum."""
     with output.guarded(format):
         rows = [_summary(path.parent) for path in sorted(_jobs_folder(jobs).glob("**/meta.json"))]
-        columns = ["name", "study", "algorithm", "modalities", "rounds", "sites at least"]
-        keys = ["name", "study", "algorithm", "modalities", "rounds", "min_clients"]
-        output.emit(
-            {"jobs": rows},
-            text=lambda: output.table("", columns, [[_text(r[k]) for k in keys] for r in rows]),
-            format=format,
-        )
+        output.emit({"jobs": rows}, text=lambda: _print_jobs(rows), format=format)
 
 
 @app.command("show")
@@ -165,6 +162,16 @@ def _text(value: Any) -> object:
     if isinstance(value, list):
         return " ".join(m["name"] for m in value)
     return "-" if value is None else value
+
+
+def _print_jobs(jobs: Sequence[dict[str, Any]]) -> None:
+    """A line for each job, with as much as the screen takes without breaking words."""
+    columns = {"name": "name", "study": "study", "modalities": "modalities"}
+    if output.screen.width >= WIDE:
+        columns |= {"algorithm": "algorithm", "rounds": "rounds", "min_clients": "sites at least"}
+    rows = [[_text(job[key]) for key in columns] for job in jobs]
+    output.table("", list(columns.values()), rows)
+    output.screen.print("polyclinic job show NAME says more of one")
 
 
 def _print_job(summary: dict[str, Any], faults: list[dict[str, str]]) -> None:

@@ -30,7 +30,7 @@ def predict(
             "downloaded job."
         ),
     ],
-    site: Annotated[Path, typer.Option("--site", help="Folder with the site's polyclinic.yaml.")],
+    site: Annotated[Path, typer.Option("--site", help="Folder of a polyclinic.yaml, or it.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
     job: Annotated[
         Path | None,
@@ -119,7 +119,7 @@ def opened(
     ledger = find_ledger(place)
     records = read_ledger(ledger)
     study, client = _agreed(ledger, records, job)
-    settings = load_settings(site / "polyclinic.yaml")
+    settings = load_settings(site / "polyclinic.yaml" if site.is_dir() else site)
     _require_held(sequences, settings, study)
     state = last_state(ledger.parent, records, client.contract(study))
     if model == "global" and not any(n.startswith("dec.") for n in state.tensors):

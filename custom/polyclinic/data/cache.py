@@ -19,6 +19,7 @@ import io
 import json
 import os
 import shutil
+import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -37,6 +38,9 @@ from polyclinic.storage import write_atomic
 Array = npt.NDArray[Any]
 Make = Callable[[], Array]
 
+# NumPy reads a header by Python's own parser, whose count of its depth Python 3.11 up to .7 shares
+# among threads: two at once may raise a SystemError.
+_HEADERS = threading.Lock()
 RESERVE = 1 << 30
 KEY_NAME = "key"
 KEY_BYTES = 32
@@ -211,7 +215,8 @@ def _is_whole(path: Path) -> bool:
 def _mapped(path: Path) -> Array | None:
     """An entry, memory-mapped; ``None`` when absent or torn."""
     try:
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with _HEADERS:
+            array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return array

@@ -18,7 +18,7 @@ from polyclinic.data.scan_reader import Found, ScanReader, Stack
 from polyclinic.data.scan_recipe import recipe_of
 from polyclinic.data.scan_stacks import Scans
 from polyclinic.data.sequence_reader import SequenceReader
-from polyclinic.data.suppression import cell, quartiles
+from polyclinic.data.suppression import cell, middle_half, quartiles
 from polyclinic.errors import DataError, StudyError
 from polyclinic.settings import CohortSource
 from polyclinic.study import Modality, Study
@@ -68,7 +68,7 @@ class ScanColumn:
         for axis, name in enumerate(("right", "front", "head")):
             found = quartiles([mm[axis] for mm in self.spacing_mm], minimum)
             if found:
-                told[f"spacing to the {name}"] = f"{found['q1']:.3g} to {found['q3']:.3g} mm"
+                told[f"spacing to the {name}"] = middle_half(found, "mm")
         return told
 
 

@@ -34,3 +34,9 @@ def quartiles(values: Sequence[float], minimum: int) -> dict[str, float]:
         return {}
     found = statistics.quantiles(values, n=4, method="inclusive")
     return dict(zip(("q1", "median", "q3"), found, strict=True))
+
+
+def middle_half(found: Mapping[str, float], unit: str) -> str:
+    """From the lower quartile to the upper, as ``1 to 7 mm``; ``7 mm`` where they read alike."""
+    low, high = (f"{found[q]:.3g}" for q in ("q1", "q3"))
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from polyclinic.data.column import Column, Reading, Request, require_agreement, rows_of
 from polyclinic.data.dicom_layout import series_files
-from polyclinic.data.suppression import cell, quartiles
+from polyclinic.data.suppression import cell, middle_half, quartiles
 from polyclinic.data.volume_frame import STACK, augmentation, cropped
 from polyclinic.data.volume_layout import VolumeFiles, volume_files
 from polyclinic.data.volume_reader import Found, Scan, VolumeReader
@@ -99,7 +99,7 @@ class VolumeColumn:
         for axis, name in enumerate(("right", "front", "head")):
             found = quartiles([s.spacing_mm[axis] for s in scans], minimum)
             if found:
-                told[f"spacing to the {name}"] = f"{found['q1']:.3g} to {found['q3']:.3g} mm"
+                told[f"spacing to the {name}"] = middle_half(found, "mm")
         return told
 
 

@@ -23,9 +23,11 @@ def auroc_limits(values: Iterable[float]) -> tuple[float, float]:
 def lines(
     series: Series, order: Sequence[str], title: str, limits: tuple[float, float] | None = None
 ) -> str:
-    """One line per name over rounds."""
+    """One line per name over rounds; a name looks the same whichever others have a line."""
     figure, axes = _canvas()
-    for i, name in enumerate(n for n in order if n in series):
+    for i, name in enumerate(order):
+        if name not in series:
+            continue
         rounds, values = zip(*series[name], strict=True)
         style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
         axes.plot(rounds, values, label=_name(name), linewidth=1.8, markersize=4, **style)
