@@ -62,7 +62,9 @@ def read_plan(cohort: str, name: str, kind: type[Kind]) -> Kind:
         shipped = sorted(p.stem.removeprefix(f"{cohort}_") for p in PLANS.glob(f"{cohort}_*.json"))
         raise DataError(
             expected=f"a plan: one of {shipped} or a JSON file",
-            got=str(error) if isinstance(error, ValidationError) else f"'{name}', which is none",
+            got=f"{type(error).__name__} ({error})"
+            if isinstance(error, ValidationError)
+            else f"'{name}', which is none",
             remedy="name a plan that exists, or mend the file",
         ) from None
 

@@ -60,7 +60,8 @@ DEMOS = {
         "three generated hospitals with scans of tumours",
         tumours,
         JOBS / "fedmepd_demo",
-        "scan_local,fedmepd",
-        ("--no-pooled",),
+        "scan_local",
+        # The job's own settings: what the page compares is what FLARE trained.
+        ("--no-pooled", "--job", str(JOBS / "fedmepd_demo")),
     ),
 }
