@@ -140,6 +140,10 @@ def test_a_metric_that_is_no_finite_number_refuses_the_update(metric: object) ->
     assert _reason(_reply(metrics={"train/loss": metric})) == "metrics"
 
 
+def test_a_metric_too_large_to_be_drawn_refuses_the_update() -> None:
+    assert _reason(_reply(metrics={"train/loss": -1e308})) == "metrics"
+
+
 def test_a_metric_under_an_odd_name_refuses_the_update() -> None:
     assert _reason(_reply(metrics={"patient 0017": 1.0})) == "metrics"
     assert _reason(_reply(metrics={"train/loss\n": 1.0})) == "metrics"

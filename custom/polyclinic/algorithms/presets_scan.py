@@ -1,8 +1,8 @@
 """Ways of segmenting scans of which hospitals hold other sequences, under one budget of steps.
 
-What they share was chosen on validation patients of the low-grade glioma cohort for tens of
-rounds; the published settings (a thousand rounds, patience 10 after 30, steps of 2e-4) are those
-of the job ``fedmepd_brats2018``.
+What they share is for ten rounds, looked at in a handful of runs on validation patients of the
+low-grade glioma cohort and not searched for; the published settings (a thousand rounds, patience
+10 after 30, steps of 2e-4) are those of the job ``fedmepd_brats2018``.
 """
 
 from typing import Any

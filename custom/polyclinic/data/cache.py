@@ -38,8 +38,8 @@ from polyclinic.storage import write_atomic
 Array = npt.NDArray[Any]
 Make = Callable[[], Array]
 
-# NumPy reads a header by Python's own parser, whose count of its depth Python 3.11 up to .7 shares
-# among threads: two at once may raise a SystemError.
+# NumPy reads a header by Python's own parser, and two threads in it at once raised a SystemError
+# ("recursion depth mismatch") on Python 3.11.7, seen once in a run of the tests.
 _HEADERS = threading.Lock()
 RESERVE = 1 << 30
 KEY_NAME = "key"
