@@ -3,13 +3,14 @@
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import polyclinic.algorithms
-from polyclinic.algorithms import fedmm
+from polyclinic.algorithms import fedmepd, fedmm
 from polyclinic.algorithms.presets import METHODS
 from polyclinic.errors import StudyError
 from polyclinic.jobs import build_half, load_client, load_job
@@ -176,6 +177,17 @@ def test_the_recommended_job_is_the_preset_on_the_study_of_fedmm() -> None:
     assert (job.client, job.server) == preset.halves()
     assert job.study == preset.adapted(literal.study)
     assert job.rounds == preset.most_rounds
+
+
+def test_the_job_of_gliomas_is_the_preset_that_is_compared_on_them() -> None:
+    job = load_job(next(folder for folder in shipped() if folder.name == "fedmepd_lgg"))
+    client, server = METHODS["fedmepd"].halves()
+
+    assert job.server == server
+    # Beside what is compared the job scores validation patients each round, and every subset.
+    assert isinstance(client, fedmepd.Client)
+    assert job.client == replace(client, validate_every=1, subsets=True)
+    assert job.rounds == METHODS["fedmepd"].most_rounds
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from polyclinic.comparison.experiment import Plan, chosen_methods, run_plan, site_folders
+from polyclinic.comparison.experiment import Plan, chosen_methods, site_folders
 from polyclinic.comparison.missing import Missing, parse_missing
+from polyclinic.comparison.runs import run_plan
 from polyclinic.evaluation.summary import summarise
 from polyclinic.study import load_study
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from polyclinic.algorithms.presets import METHODS, Method
-from polyclinic.comparison.experiment import Plan, run_plan, site_folders
+from polyclinic.comparison.experiment import Plan, site_folders
+from polyclinic.comparison.runs import run_plan
 from polyclinic.evaluation.summary import summarise
 from polyclinic.study import load_study
 

@@ -1,19 +1,27 @@
 """``polyclinic compare`` on the generated consortium."""
 
+import contextlib
+import dataclasses
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import psutil
 import pytest
 
+from polyclinic.algorithms import multi_fedavg
 from polyclinic.algorithms.presets import METHODS
 from polyclinic.algorithms.presets_scan import SCANS
 from polyclinic.cli.main import run
+from polyclinic.comparison.experiment import Plan
+from polyclinic.comparison.runs import Run, runs_of
+from polyclinic.errors import TrainingDiverged
 from polyclinic.study import load_study
 from scan_site import scan_study
 
@@ -149,9 +157,129 @@ def test_a_result_that_cannot_be_written_is_told_before_anything_is_trained(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("polyclinic.cli.compare.run_plan", lambda *_: pytest.fail("was trained"))
+    monkeypatch.setattr("polyclinic.cli.compare.runs_of", lambda *_: pytest.fail("was trained"))
     assert compare(consortium, Path(place)) == 4
     assert "can be written" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_that_fails_costs_only_itself(
+    consortium: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Diverging(multi_fedavg.Client):
+        def train(self, *_: Any, **__: Any) -> NoReturn:
+            raise TrainingDiverged(expected="numbers", got="NaN", remedy="lower the step size")
+
+    wild = dataclasses.replace(METHODS["multi_fedavg"], client=Diverging)
+    monkeypatch.setitem(METHODS, "multi_fedavg", wild)
+    out = tmp_path / "out.json"
+    methods = "multi_fedavg,local"
+    assert compare(consortium, out, "--workers", "1", methods=methods) == 1
+
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert [(f["method"], f["repeat"]) for f in result["failed"]] == [("multi_fedavg", 0)]
+    assert set(result["summary"]["own"]["auroc"]) == {"local"}
+    told = capsys.readouterr().out
+    assert "runs that failed" in told
+    assert "Expected" in result["failed"][0]["reason"]
+    # A comparison of which nothing is left is an error like any other.
+    assert compare(consortium, out, "--workers", "1", methods="multi_fedavg") == 4
+
+
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The runs that are trained from now on."""
+    started: list[tuple[str, int]] = []
+
+    def counted(plan: Plan, tasks: list[tuple[str, int]]) -> Iterator[Run]:
+        started.extend(tasks)
+        return runs_of(plan, tasks)
+
+    monkeypatch.setattr("polyclinic.cli.compare.runs_of", counted)
+    return started
+
+
+def test_a_comparison_goes_on_from_the_runs_that_its_file_holds(
+    consortium: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = tmp_path / "whole.json", tmp_path / "parts.json"
+    one = ["--workers", "1"]
+    assert compare(consortium, whole, *one, "--repeats", "2") == 0
+    assert compare(consortium, parts, *one, methods="local") == 0
+    started = trained(monkeypatch)
+    assert compare(consortium, parts, *one, "--repeats", "2", "--resume") == 0
+
+    assert started == [("fedmm", 0), ("local", 1), ("fedmm", 1)]
+    both = [json.loads(path.read_text(encoding="utf-8")) for path in (whole, parts)]
+    for part in ("records", "summary", "settings", "failed"):
+        assert both[0][part] == both[1][part]
+    # Asked for less, it keeps what it has.
+    assert compare(consortium, parts, *one, "--resume", methods="fedmm") == 0
+    assert len(started) == 3
+    assert json.loads(parts.read_text(encoding="utf-8"))["records"] == both[0]["records"]
+
+
+def test_a_comparison_that_stops_half_way_has_kept_the_runs_that_ended(
+    consortium: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stops(plan: Plan, tasks: list[tuple[str, int]]) -> Iterator[Run]:
+        yield next(runs_of(plan, tasks))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("polyclinic.cli.compare.runs_of", stops)
+    out = tmp_path / "out.json"
+    with contextlib.suppress(KeyboardInterrupt):
+        compare(consortium, out, "--workers", "1")
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert {r["method"] for r in result["records"]} == {"local"}
+
+    monkeypatch.undo()
+    started = trained(monkeypatch)
+    assert compare(consortium, out, "--workers", "1", "--resume") == 0
+    assert started == [("fedmm", 0)]
+
+
+@pytest.mark.parametrize("change", ["--rounds 2", "--seed 4", "--no-pooled", "site", "method"])
+def test_it_does_not_go_on_from_other_settings_or_patients(
+    change: str, consortium: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(consortium, tmp_path / "sites")
+    sites, out = tmp_path / "sites", tmp_path / "out.json"
+    more = ["--workers", "1"]
+    assert compare(sites, out, *more, methods="local") == 0
+    before = out.read_bytes()
+    started = trained(monkeypatch)
+    if change == "site":
+        manifest = sites / "site-2" / "manifest.csv"
+        manifest.write_text(manifest.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    elif change == "method":
+        other = dataclasses.replace(METHODS["local"], client_args={"lr": 0.1})
+        monkeypatch.setitem(METHODS, "local", other)
+    else:
+        more += change.split()
+    assert compare(sites, out, *more, "--resume", methods="local") == 4
+    assert not started
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b"{}", b'{"settings": 3, "seconds": []}'])
+def test_what_it_cannot_go_on_from_is_one_sentence(
+    content: bytes | None, consortium: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.json"
+    if content is not None:
+        out.write_bytes(content)
+    assert compare(consortium, out, "--resume") == 4
+    assert "to go on from" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("named", ["nobody", "site-1,site-2,site-3"])
+def test_sites_aside_are_some_of_those_that_are_there(
+    named: str, consortium: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare(consortium, tmp_path / "out.json", "--aside", named) == 4
+    assert "some, not all" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.slow

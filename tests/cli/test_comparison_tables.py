@@ -47,9 +47,11 @@ def test_a_segmentation_is_compared_by_dice_with_the_distance_and_the_worst_site
         for method, pair in values.items()
         for site, value in zip(("c1", "c2"), pair, strict=True)
     ]
-    lines = printed([*records, record("fedmepd", "hd95", 6.5)], capsys)
+    more = [record("fedmepd", "hd95", 6.5), record("fedmepd", "dice/global", 0.4)]
+    lines = printed([*records, *more], capsys)
     # (0.75 - 0.6) / (0.85 - 0.6)
-    assert ["fedmepd", "0.750", "-", "-", "60%", "6.500"] in lines
+    assert ["fedmepd", "0.750", "-", "-", "60%", "6.500", "0.400"] in lines
+    assert ["local", "0.600", "-", "-", "0%", "-", "-"] in lines
     assert ["method", "c1", "c2", "worst", "site"] in lines
     assert ["fedmepd", "0.600", "0.900", "0.600"] in lines
     assert ["by", "sequences;"] not in [line[:2] for line in lines]
@@ -71,3 +73,18 @@ def test_each_subset_has_a_row_and_each_method_a_column_for_each_of_its_models(
     assert ["t2", "0.300", "-", "-"] in lines
     # (0.8 + 0.6) / 2
     assert ["flair", "+", "t2", "-", "0.700", "0.500"] in lines
+
+
+def test_a_site_aside_is_a_column_and_in_no_mean_and_runs_that_failed_are_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    records = [record("fedmepd", "dice", 0.4), record("fedmepd", "dice", 0.1, "anchor")]
+    failed = [{"method": "local", "repeat": 2, "reason": "Expected numbers."}]
+    print_summary(summarise(records, {"anchor"}), None, {"anchor"}, failed)
+    told = capsys.readouterr().out
+
+    assert "means without anchor" in told
+    rows = [line.replace("│", " ").split() for line in told.splitlines()]
+    assert ["fedmepd", "0.400", "-", "-", "-", "-", "-"] in rows
+    assert ["fedmepd", "0.100", "0.400", "0.400"] in rows  # the anchor, the site, the worst of them
+    assert ["local", "2", "Expected", "numbers."] in rows

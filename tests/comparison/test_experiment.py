@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from polyclinic.algorithms.presets import METHODS
-from polyclinic.comparison.experiment import Plan, Record, run_plan
+from polyclinic.comparison.experiment import Plan
+from polyclinic.comparison.runs import Record, run_plan
 from polyclinic.evaluation.summary import summarise
 from polyclinic.study import parse_study
 

@@ -24,6 +24,21 @@ def test_the_mean_over_sites_is_taken_within_a_repeat() -> None:
     assert entry["sites"]["h2"]["n"] == 1
 
 
+def test_a_site_aside_is_told_by_itself_and_is_in_no_mean() -> None:
+    records = [
+        record(method, site, 0, value)
+        for method, values in {"local": (0.5, 0.9), "fedmm": (0.7, 0.2)}.items()
+        for site, value in zip(("h1", "anchor"), values, strict=True)
+    ]
+    only = record("local", "anchor", 0, 0.3) | {"metric": "auroc/rare"}
+    found = summarise([*records, only], {"anchor"})["pooled"]
+
+    assert found["auroc"]["fedmm"]["mean"] == pytest.approx(0.7)
+    assert found["auroc"]["fedmm"]["minus"]["local"]["mean"] == pytest.approx(0.2)
+    assert found["auroc"]["fedmm"]["sites"]["anchor"]["mean"] == pytest.approx(0.2)
+    assert "auroc/rare" not in found
+
+
 def test_the_gap_closed_is_the_share_from_local_to_centralised() -> None:
     values = {"local": 0.7, "centralised": 0.9, "fedmm": 0.85}
     found = summarise([record(m, "h", 0, v) for m, v in values.items()])["pooled"]["auroc"]

@@ -2,10 +2,9 @@
 
 import dataclasses
 import functools
-import json
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,12 +12,18 @@ from polyclinic.algorithms.presets import Method
 from polyclinic.cli import output
 from polyclinic.cli.comparison_tables import print_summary
 from polyclinic.cli.studies import given_study, study_beside
-from polyclinic.comparison.experiment import Plan, chosen_methods, run_plan, site_folders
+from polyclinic.comparison.experiment import (
+    Plan,
+    chosen_methods,
+    distinct_settings,
+    site_folders,
+)
 from polyclinic.comparison.missing import parse_missing
+from polyclinic.comparison.results import Results, results_so_far, settings_of
+from polyclinic.comparison.runs import runs_of
 from polyclinic.errors import StudyError
 from polyclinic.evaluation.summary import summarise
 from polyclinic.jobs import load_job
-from polyclinic.storage import write_atomic
 from polyclinic.study import Study
 
 app = typer.Typer()
@@ -62,11 +67,19 @@ def compare(
     repeats: Annotated[int, typer.Option(min=1, help="Splits and starts to average over.")] = 10,
     rounds: Annotated[int, typer.Option(min=0, help="Federated rounds.")] = 40,
     seed: Annotated[int, typer.Option(min=0, help="Repeat r uses seed + r.")] = 0,
-    out: Annotated[Path | None, typer.Option("--json", help="Write records and summary.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--json", help="Write records run by run, then the summary.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option(help="Go on from the runs in --json; the same settings only.")
+    ] = False,
     study: Annotated[Path | None, typer.Option(help="study.json, its folder or a job.")] = None,
     job: Annotated[Path | None, typer.Option(help="Also compare this job's algorithm.")] = None,
     missing: Annotated[
         str, typer.Option(help="Also score with a modality hidden, as metadata:0,0.5,1.")
+    ] = "",
+    aside: Annotated[
+        str, typer.Option(help="Sites that train but are not in means over sites, comma-separated.")
     ] = "",
     workers: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 2,
     pooled: Annotated[
@@ -80,6 +93,10 @@ def compare(
     """
     if out is not None:
         require_writable(out)
+    if resume and out is None:
+        raise StudyError(
+            expected="a file to go on from", got="--resume without --json", remedy="name it"
+        )
     folders = site_folders([*(sites or []), *(more or [])])
     chosen = chosen_methods([m.strip() for m in methods.split(",") if m.strip()])
     chosen |= job_method(job) if job else {}
@@ -88,22 +105,42 @@ def compare(
     plan = Plan(
         folders, agreed, chosen, repeats, rounds, seed, workers, missing=hidden, pooled=pooled
     )
-    with output.progress("runs", len(plan.tasks())) as advance:
-        records, seconds = run_plan(plan, advance)
-    summary = summarise(records)
-    result: dict[str, Any] = {
-        "records": records,
-        "summary": summary,
-        "seconds": seconds,
-        "settings": settings_of(plan),
-    }
-    if out is not None:
-        write_atomic(out, (json.dumps(result, indent=1) + "\n").encode())
+    left_out = sites_aside(aside, plan)
+    settings = settings_of(plan)
+    results = results_so_far(out, settings) if out and resume else Results(out, settings)
+    tasks = [task for task in plan.tasks() if task not in results.runs]
+    with output.progress("runs", len(tasks)) as advance:
+        for run in runs_of(plan, tasks):
+            results.add(run)
+            advance(1)
+    told = results.told()
+    if told["failed"] and not told["seconds"]:
+        raise next(r.failure for r in results.runs.values() if r.failure is not None)
+    summary = summarise(told["records"], left_out)
+    results.write(summary=summary, aside=sorted(left_out))
     output.emit(
-        {k: v for k, v in result.items() if k != "records"},
-        text=lambda: print_summary(summary, hidden),
+        {k: v for k, v in told.items() if k != "records"} | {"summary": summary},
+        text=lambda: print_summary(summary, hidden, left_out, told["failed"]),
         format=format,
+        ok=not told["failed"],
     )
+
+
+def sites_aside(given: str, plan: Plan) -> frozenset[str]:
+    """Names of sites that are not in means.
+
+    Raises:
+        StudyError: a site that is not there, or all of them.
+    """
+    named = frozenset(s.strip() for s in given.split(",") if s.strip())
+    known = {s.site for s in distinct_settings(plan.sites)}
+    if named - known or named == known:
+        raise StudyError(
+            expected=f"some, not all, of the sites {', '.join(sorted(known))}",
+            got=", ".join(sorted(named)),
+            remedy="correct --aside",
+        )
+    return named
 
 
 def require_writable(path: Path) -> None:
@@ -122,33 +159,3 @@ def require_writable(path: Path) -> None:
         raise StudyError(
             expected="a file that can be written", got=got, remedy="name another with --json"
         )
-
-
-def settings_of(plan: Plan) -> dict[str, Any]:
-    """Everything needed to run this again."""
-    methods = {}
-    for name, method in plan.methods.items():
-        client, server = method.halves()
-        methods[name] = {
-            "client": _described(client),
-            "server": _described(server),
-            "pool": method.pool,
-            "rounds": method.rounds(plan.rounds),
-            "study": method.adapted(plan.study).fingerprint(),
-        }
-    return {
-        "repeats": plan.repeats,
-        "rounds": plan.rounds,
-        "seed": plan.seed,
-        "study": plan.study.name,
-        "missing": dataclasses.asdict(plan.missing) if plan.missing else None,
-        "methods": methods,
-    }
-
-
-def _described(half: object) -> dict[str, Any]:
-    """Class and settings of one half of an algorithm."""
-    fields = [f.name for f in dataclasses.fields(half) if f.init]  # type: ignore[arg-type]
-    kind = type(half)
-    path = f"{kind.__module__}.{kind.__qualname__}"
-    return {"path": path, "args": {f: getattr(half, f) for f in fields}}

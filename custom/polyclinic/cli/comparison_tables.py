@@ -1,6 +1,6 @@
 """What ``polyclinic compare`` prints: methods over sites, by site, by what a model is given."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from polyclinic.cli import output
@@ -16,26 +16,42 @@ TESTS = (
 )
 
 
-def print_summary(summary: Mapping[str, Any], missing: Missing | None = None) -> None:
+def print_summary(
+    summary: Mapping[str, Any],
+    missing: Missing | None = None,
+    aside: Collection[str] = (),
+    failed: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """The headline score by method: over sites with interval, per site, with a modality missing;
-    of a segmentation also by the sequences that it is predicted from."""
+    of a segmentation also by the sequences that it is predicted from. Then the runs that failed."""
     for test, title in TESTS:
         by_metric = summary.get(test, {})
         metric = headline_of(by_metric)
         found = by_metric.get(metric, {})
         if not found:
             continue
-        rows = [_row(name, entry) for name, entry in found.items()]
-        columns = ["method", WORDS[metric], "sd", "95 % interval", "gap closed"]
-        if metric == DICE:
-            columns.append("HD95")
-            distances = by_metric.get("hd95", {})
-            rows = [[*row, distances.get(row[0], {}).get("mean", NONE)] for row in rows]
-        output.table(f"{WORDS[metric]} on {title}", columns, rows)
-        _print_by_site(found, worst=metric == DICE)
+        columns, rows = _over_sites(by_metric, metric)
+        without = f"; means without {', '.join(sorted(aside))}" if aside else ""
+        output.table(f"{WORDS[metric]} on {title}{without}", columns, rows)
+        _print_by_site(found, aside, worst=metric == DICE)
         _print_by_subset(by_metric, list(found))
         if missing is not None:
             print_missing(summary, test, missing)
+    if failed:
+        rows = [[run["method"], run["repeat"], run["reason"]] for run in failed]
+        output.table("runs that failed; means are of the others", ["method", "repeat", "why"], rows)
+
+
+def _over_sites(by_metric: Mapping[str, Any], metric: str) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows of the means over sites; of a segmentation HD95, and the global model."""
+    rows = [_row(name, entry) for name, entry in by_metric[metric].items()]
+    columns = ["method", WORDS[metric], "sd", "95 % interval", "gap closed"]
+    if metric == DICE:
+        for name, head in (("hd95", "HD95"), ("dice/global", "global")):
+            means = by_metric.get(name, {})
+            columns.append(head)
+            rows = [[*row, means.get(row[0], {}).get("mean", NONE)] for row in rows]
+    return columns, rows
 
 
 def print_missing(summary: Mapping[str, Any], test: str, missing: Missing) -> None:
@@ -51,15 +67,16 @@ def print_missing(summary: Mapping[str, Any], test: str, missing: Missing) -> No
     output.table(f"by share of patients without '{missing.modality}'", columns, rows)
 
 
-def _print_by_site(found: Mapping[str, Any], *, worst: bool) -> None:
-    """Mean by site, and of the site for which a method is worst."""
+def _print_by_site(found: Mapping[str, Any], aside: Collection[str], *, worst: bool) -> None:
+    """Mean by site, and of the site, not among those aside, for which a method is worst."""
     sites = sorted({s for entry in found.values() for s in entry["sites"]})
     rows = [[name, *_site_means(entry, sites)] for name, entry in found.items()]
     columns = ["method", *sites]
     if worst:
         columns.append("worst site")
         for row, entry in zip(rows, found.values(), strict=True):
-            row.append(min(site["mean"] for site in entry["sites"].values()))
+            told = (site["mean"] for name, site in entry["sites"].items() if name not in aside)
+            row.append(min(told))
     output.table("by site", columns, rows)
 
 

@@ -1,17 +1,8 @@
-"""Methods against each other on the same site folders, many repeats, several at a time."""
+"""One method trained on site folders without FLARE, and scored at each."""
 
-import contextlib
-import multiprocessing
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from polyclinic.algorithms import presets
 from polyclinic.algorithms.base import Client, Server
@@ -21,7 +12,7 @@ from polyclinic.comparison.federation import run_federation
 from polyclinic.comparison.missing import Missing
 from polyclinic.data.batch import Patients, SplitName
 from polyclinic.data.cohort import Cohort, merge, open_cohort
-from polyclinic.errors import PolyclinicError, StudyError
+from polyclinic.errors import StudyError
 from polyclinic.evaluation.metrics import scores_of
 from polyclinic.exchange import State, Tensors
 from polyclinic.models.weights import weights_at
@@ -29,7 +20,6 @@ from polyclinic.settings import SiteSettings, load_settings
 from polyclinic.study import Study
 
 SETTINGS_FILE = "polyclinic.yaml"
-Record = dict[str, Any]
 Trained = tuple[State, Tensors]
 
 
@@ -186,116 +176,6 @@ def _pooled(
             models[held] = result.state, result.personal[pool.site]
         found[site] = models[held]
     return found
-
-
-@dataclass
-class _Worker:
-    """What a worker process holds between runs."""
-
-    plan: Plan
-    cohorts: dict[str, Cohort]
-
-    def run(self, name: str, repeat: int) -> list[Record]:
-        start, plan = time.perf_counter(), self.plan
-        method, seed = plan.methods[name], plan.seed + repeat
-        found = run_method(
-            self.cohorts,
-            plan.study,
-            method,
-            plan.rounds,
-            seed,
-            plan.scored,
-            plan.missing,
-            plan.pooled,
-        )
-        records: list[Record] = []
-        for site, test, values in found:
-            head = {"method": name, "site": site, "repeat": repeat, "test": test}
-            records += [head | {"metric": k, "value": v} for k, v in values.items() if k != "n"]
-        seconds = {"method": name, "repeat": repeat, "seconds": time.perf_counter() - start}
-        return [*records, seconds]
-
-
-_worker: _Worker | PolyclinicError | None = None
-
-
-def _start(plan: Plan) -> None:
-    """Prepare a worker process: one thread each, cohorts read once.
-
-    An error is kept for the first run: raised here it would only break the pool.
-    """
-    global _worker
-    torch.set_num_threads(1)
-    try:
-        _worker = _Worker(plan, open_sites(plan))
-    except PolyclinicError as error:
-        _worker = error
-
-
-def _run(name: str, repeat: int) -> list[Record]:
-    if isinstance(_worker, PolyclinicError):
-        raise _worker
-    if _worker is None:
-        raise RuntimeError("Expected a started worker.")
-    return _worker.run(name, repeat)
-
-
-def run_plan(plan: Plan, advance: Callable[[int], None]) -> tuple[list[Record], list[Record]]:
-    """All records, and the seconds of every run; ``advance(1)`` after each.
-
-    Every run has its own seeds and one thread, so the number of workers changes no figure.
-
-    Raises:
-        PolyclinicError: a site that cannot take part, two of one name, or a run that failed.
-    """
-    distinct_settings(plan.sites)
-    tasks, done = plan.tasks(), dict[tuple[str, int], list[Record]]()
-    if plan.workers == 1:
-        _start(plan)
-        for task in tasks:
-            done[task] = _run(*task)
-            advance(1)
-    else:
-        for task, found in _in_workers(plan, tasks):
-            done[task] = found
-            advance(1)
-    every = [record for task in tasks for record in done[task]]
-    return [r for r in every if "metric" in r], [r for r in every if "seconds" in r]
-
-
-def _in_workers(
-    plan: Plan, tasks: Sequence[tuple[str, int]]
-) -> Iterator[tuple[tuple[str, int], list[Record]]]:
-    """Tasks with their records as they end; an interrupt ends the workers at once."""
-    # Spawned, not forked: torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(plan.workers, context, _start, (plan,))
-    try:
-        with _workers_deaf_to_interrupts():
-            futures: dict[Future[list[Record]], tuple[str, int]] = {
-                pool.submit(_run, *task): task for task in tasks
-            }
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for worker in multiprocessing.active_children():
-            worker.terminate()
-        raise
-    pool.shutdown()
-
-
-@contextlib.contextmanager
-def _workers_deaf_to_interrupts() -> Iterator[None]:
-    """Processes started meanwhile ignore Ctrl-C: the parent hears it, and ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set a signal's handler
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def chosen_methods(names: Sequence[str]) -> dict[str, Method]:

@@ -1,7 +1,7 @@
 """What many repeats of many methods say: means, spread, intervals and the share of a gap closed."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ FLOOR, CEILING, TUNED = "local", "centralised", "_plus"
 SCANS = "scan_"
 
 
-def summarise(records: Iterable[Record]) -> dict[str, Any]:
+def summarise(records: Iterable[Record], aside: Collection[str] = ()) -> dict[str, Any]:
     """By test, metric and method: figures over repeats, for the mean over sites and for each site.
 
     The mean over sites is taken within a repeat, of the sites for which the metric is defined.
@@ -26,6 +26,8 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
 
     Args:
         records: ``method``, ``site``, ``repeat``, ``test``, ``metric``, ``value``.
+        aside: sites that are told by themselves and are not in the means over sites; a metric that
+            no other site has is left out.
     """
     tree: dict[tuple[str, str], dict[str, dict[str, dict[int, float]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(dict))
@@ -35,22 +37,31 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
         cell[r["method"]][r["site"]][int(r["repeat"])] = float(r["value"])
     summary: dict[str, Any] = {}
     for (test, metric), methods in sorted(tree.items()):
-        summary.setdefault(test, {})[metric] = _by_method(methods)
+        told = _by_method(methods, aside)
+        if told:
+            summary.setdefault(test, {})[metric] = told
     return summary
 
 
-def _by_method(methods: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, Any]:
+def _by_method(
+    methods: Mapping[str, Mapping[str, Mapping[int, float]]], aside: Collection[str]
+) -> dict[str, Any]:
     """One metric on one test."""
-    overall = {name: _over_sites(sites) for name, sites in methods.items()}
+    counted = {
+        name: {site: values for site, values in sites.items() if site not in aside}
+        for name, sites in methods.items()
+    }
+    overall = {name: _over_sites(sites) for name, sites in counted.items() if sites}
     means = {name: float(np.mean(list(v.values()))) for name, v in overall.items()}
     out: dict[str, Any] = {}
-    for name, sites in methods.items():
+    for name in overall:
         entry: dict[str, Any] = figures(list(overall[name].values()))
-        entry["sites"] = {s: figures(list(v.values())) for s, v in sorted(sites.items())}
+        by_site = sorted(methods[name].items())
+        entry["sites"] = {site: figures(list(v.values())) for site, v in by_site}
         entry["gap_closed"] = _gap_closed(means, name)
         entry["minus"] = {
             other: figures(_paired(overall[name], overall[other]))
-            for other in methods
+            for other in overall
             if other != name and overall[name].keys() & overall[other].keys()
         }
         out[name] = entry

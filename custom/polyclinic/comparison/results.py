@@ -1,0 +1,141 @@
+"""What a comparison found, in one JSON file that grows run by run and can be gone on from."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polyclinic.comparison.experiment import SETTINGS_FILE, Plan
+from polyclinic.comparison.runs import Record, Run, Task
+from polyclinic.errors import StudyError
+from polyclinic.settings import load_settings
+from polyclinic.storage import write_atomic
+
+GROWS = ("methods", "repeats")
+"""Settings of which a comparison may have more than the file that it goes on from."""
+
+
+@dataclass
+class Results:
+    """Runs by method and repeat.
+
+    Attributes:
+        path: file that is written after every run; None keeps nothing.
+        settings: everything needed to run this again, see ``settings_of``.
+    """
+
+    path: Path | None
+    settings: dict[str, Any]
+    runs: dict[Task, Run] = field(default_factory=dict)
+
+    def add(self, run: Run) -> None:
+        """One more run, on disk before the next."""
+        self.runs[run.task] = run
+        self.write()
+
+    def write(self, **more: Any) -> None:
+        """Write everything so far, and this."""
+        if self.path is not None:
+            write_atomic(self.path, (json.dumps(self.told() | more, indent=1) + "\n").encode())
+
+    def told(self) -> dict[str, Any]:
+        """``records``, ``seconds`` and ``failed`` runs, repeat by repeat, and ``settings``."""
+        order = {name: i for i, name in enumerate(self.settings["methods"])}
+        runs = sorted(self.runs.values(), key=lambda r: (r.repeat, order[r.method]))
+        heads = [(r, {"method": r.method, "repeat": r.repeat}) for r in runs]
+        return {
+            "records": [record for r in runs for record in r.records],
+            "seconds": [h | {"seconds": r.seconds} for r, h in heads if r.failure is None],
+            "failed": [h | {"reason": str(r.failure)} for r, h in heads if r.failure is not None],
+            "settings": self.settings,
+        }
+
+
+def settings_of(plan: Plan) -> dict[str, Any]:
+    """Everything needed to run this again, as JSON gives it back; marks of the sites' patients."""
+    methods = {}
+    for name, method in plan.methods.items():
+        client, server = method.halves()
+        methods[name] = {
+            "client": _described(client),
+            "server": _described(server),
+            "pool": method.pool,
+            "rounds": method.rounds(plan.rounds),
+            "study": method.adapted(plan.study).fingerprint(),
+        }
+    found = {
+        "repeats": plan.repeats,
+        "rounds": plan.rounds,
+        "seed": plan.seed,
+        "study": plan.study.name,
+        "missing": dataclasses.asdict(plan.missing) if plan.missing else None,
+        "pooled": plan.pooled,
+        "sites": dict(_site(folder, plan.study.name) for folder in plan.sites),
+        "methods": methods,
+    }
+    told: dict[str, Any] = json.loads(json.dumps(found))
+    return told
+
+
+def results_so_far(path: Path, settings: dict[str, Any]) -> Results:
+    """The runs of a file that was made with these settings; those that failed are not among them.
+
+    It may hold other methods and repeats, which are kept.
+
+    Raises:
+        StudyError: no such file, or one made with other settings, sites or patients.
+    """
+    try:
+        told = json.loads(path.read_bytes())
+        kept = told["settings"]
+        runs = {(s["method"], s["repeat"]): s["seconds"] for s in told["seconds"]}
+        records: dict[Task, list[Record]] = {task: [] for task in runs}
+        for record in told["records"]:
+            records[(record["method"], record["repeat"])].append(record)
+        others = _differing(kept, settings)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StudyError(
+            expected="a result of polyclinic compare to go on from",
+            got=type(error).__name__,
+            remedy="name one with --json, or leave out --resume",
+        ) from error
+    if others:
+        raise StudyError(
+            expected="the settings that the runs of the file were made with",
+            got=f"others of {', '.join(others)}",
+            remedy="name another file with --json, or leave out --resume",
+        )
+    both = settings | {
+        "methods": kept["methods"] | settings["methods"],
+        "repeats": max(kept["repeats"], settings["repeats"]),
+    }
+    every = {t: Run(*t, tuple(records[t]), float(seconds)) for t, seconds in runs.items()}
+    return Results(path, both, every)
+
+
+def _differing(kept: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """Names of settings, and of methods, that are not the same in both."""
+    plain = [k for k in settings if k not in GROWS and kept[k] != settings[k]]
+    shared = kept["methods"].keys() & settings["methods"].keys()
+    return plain + sorted(m for m in shared if kept["methods"][m] != settings["methods"][m])
+
+
+def _site(folder: Path, study: str) -> tuple[str, str]:
+    """Name of a site, and SHA-256 of its settings file and manifest."""
+    settings = load_settings(folder / SETTINGS_FILE)
+    source = settings.cohort(study)
+    digest = hashlib.sha256((folder / SETTINGS_FILE).read_bytes())
+    with contextlib.suppress(OSError):  # opening the cohort refuses it, and says why
+        digest.update((Path(source.root) / source.manifest).read_bytes())
+    return settings.site, digest.hexdigest()
+
+
+def _described(half: object) -> dict[str, Any]:
+    """Class and settings of one half of an algorithm."""
+    fields = [f.name for f in dataclasses.fields(half) if f.init]  # type: ignore[arg-type]
+    kind = type(half)
+    path = f"{kind.__module__}.{kind.__qualname__}"
+    return {"path": path, "args": {f: getattr(half, f) for f in fields}}

@@ -1,0 +1,165 @@
+"""Methods against each other on the same site folders, many repeats, several at a time."""
+
+import contextlib
+import multiprocessing
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from polyclinic.comparison.experiment import Plan, distinct_settings, open_sites, run_method
+from polyclinic.data.cohort import Cohort
+from polyclinic.errors import PolyclinicError
+
+Record = dict[str, Any]
+Task = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method, trained and scored once.
+
+    Attributes:
+        records: ``method``, ``site``, ``repeat``, ``test``, ``metric``, ``value``; none of a run
+            that failed.
+        failure: why it has none.
+    """
+
+    method: str
+    repeat: int
+    records: tuple[Record, ...] = ()
+    seconds: float = 0.0
+    failure: PolyclinicError | None = None
+
+    @property
+    def task(self) -> Task:
+        """Method and repeat."""
+        return self.method, self.repeat
+
+
+def run_plan(plan: Plan, advance: Callable[[int], None]) -> tuple[list[Record], list[Record]]:
+    """All records, and the seconds of every run; ``advance(1)`` after each.
+
+    Raises:
+        PolyclinicError: a site that cannot take part, two of one name, or a run that failed.
+    """
+    done: dict[Task, Run] = {}
+    for run in runs_of(plan, plan.tasks()):
+        if run.failure is not None:
+            raise run.failure
+        done[run.task] = run
+        advance(1)
+    ordered = [done[task] for task in plan.tasks()]
+    seconds = [{"method": r.method, "repeat": r.repeat, "seconds": r.seconds} for r in ordered]
+    return [record for r in ordered for record in r.records], seconds
+
+
+def runs_of(plan: Plan, tasks: Sequence[Task]) -> Iterator[Run]:
+    """These runs of a plan as they end; one that fails does not end the others.
+
+    Every run has its own seeds and one thread, so the number of workers changes no figure.
+
+    Raises:
+        PolyclinicError: a site that cannot take part, or two of one name.
+    """
+    distinct_settings(plan.sites)
+    if plan.workers == 1:
+        _start(plan)
+        yield from (_run(*task) for task in tasks)
+    else:
+        yield from _in_workers(plan, tasks)
+
+
+@dataclass
+class _Worker:
+    """What a worker process holds between runs."""
+
+    plan: Plan
+    cohorts: dict[str, Cohort]
+
+    def run(self, name: str, repeat: int) -> Run:
+        start = time.perf_counter()
+        try:
+            records = self._records(name, repeat)
+        except PolyclinicError as error:
+            return Run(name, repeat, failure=error)
+        return Run(name, repeat, tuple(records), time.perf_counter() - start)
+
+    def _records(self, name: str, repeat: int) -> list[Record]:
+        plan = self.plan
+        method, seed = plan.methods[name], plan.seed + repeat
+        found = run_method(
+            self.cohorts,
+            plan.study,
+            method,
+            plan.rounds,
+            seed,
+            plan.scored,
+            plan.missing,
+            plan.pooled,
+        )
+        records: list[Record] = []
+        for site, test, values in found:
+            head = {"method": name, "site": site, "repeat": repeat, "test": test}
+            records += [head | {"metric": k, "value": v} for k, v in values.items() if k != "n"]
+        return records
+
+
+_worker: _Worker | PolyclinicError | None = None
+
+
+def _start(plan: Plan) -> None:
+    """Prepare a worker process: one thread each, cohorts read once.
+
+    An error is kept for the first run: raised here it would only break the pool.
+    """
+    global _worker
+    torch.set_num_threads(1)
+    try:
+        _worker = _Worker(plan, open_sites(plan))
+    except PolyclinicError as error:
+        _worker = error
+
+
+def _run(name: str, repeat: int) -> Run:
+    if isinstance(_worker, PolyclinicError):
+        raise _worker
+    if _worker is None:
+        raise RuntimeError("Expected a started worker.")
+    return _worker.run(name, repeat)
+
+
+def _in_workers(plan: Plan, tasks: Sequence[Task]) -> Iterator[Run]:
+    """Runs as they end; an interrupt ends the workers at once."""
+    # Spawned, not forked: torch's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(plan.workers, context, _start, (plan,))
+    try:
+        with _workers_deaf_to_interrupts():
+            futures: list[Future[Run]] = [pool.submit(_run, *task) for task in tasks]
+        for future in as_completed(futures):
+            yield future.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
+    pool.shutdown()
+
+
+@contextlib.contextmanager
+def _workers_deaf_to_interrupts() -> Iterator[None]:
+    """Processes started meanwhile ignore Ctrl-C: the parent hears it, and ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set a signal's handler
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
