@@ -248,6 +248,9 @@ def scans_of_plan(asked: argparse.Namespace, name: str) -> int:
         rows = build_brats(asked.source, plan, asked.out, partial=asked.allow_partial)
         columns = ["site", "patients", "holds", "anchor"]
     output.table(f"{asked.cohort}, plan {name}", columns, rows)
+    after = f", then the job {plan.job}" if plan.job else ""
+    told = f"next: polyclinic data check {asked.out / next(iter(plan.sites))}{after}"
+    output.screen.print(told, markup=False, soft_wrap=True)
     return output.OK
 
 

@@ -75,6 +75,7 @@ def report(poc: Services) -> None:
         "--json",
         str(comparison),
     ]
+    output.screen.print(f"  trains {demo.methods} in one process, to compare", markup=False)
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     page = poc.workspace / "report.html"
     command = [*POLYCLINIC, "run", "report", str(result), "--compare", str(comparison)]

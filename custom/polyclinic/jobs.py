@@ -11,7 +11,7 @@ from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from polyclinic.algorithms.base import AnchorClient, AnchorServer, Client, Server
+from polyclinic.algorithms.base import AnchorClient, Client, Server, wants_anchor
 from polyclinic.errors import PolyclinicError, StudyError
 from polyclinic.study import Study, load_study, read_json
 
@@ -190,11 +190,10 @@ def _anchored(
     problems: list[str],
 ) -> None:
     """Note a step between rounds that nobody would do, or that nobody wants."""
-    wanted = isinstance(server, AnchorServer) and server.wants_anchor
     own = rounds.get("anchor_client")
     if (rounds.get("anchor", "site") == "server") != (own is not None):
         problems.append("'anchor': 'server' and 'anchor_client' come together")
-    elif not wanted:
+    elif not wants_anchor(server):
         problems += ["'anchor_client' for a server half without an anchor step"] * bool(own)
     elif not isinstance(client, AnchorClient):
         problems.append("the server half wants an anchor step, the client half has none")

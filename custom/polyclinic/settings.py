@@ -20,6 +20,7 @@ from polyclinic.description import read_description
 from polyclinic.errors import SiteError
 from polyclinic.study import Kind, Name
 
+SETTINGS_FILE = "polyclinic.yaml"
 # What a study calls a file of weights: never a path.
 WeightsName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 

@@ -55,6 +55,13 @@ def test_the_size_of_films_and_volumes_is_shown(capsys):
     assert shown == {"image", "volume"}
 
 
+@pytest.mark.parametrize(("job", "said"), [("fedmepd_demo", True), ("fedmm_demo", False)])
+def test_a_job_that_needs_an_anchor_site_says_so(job, said, capsys):
+    code, answer = told(capsys, "show", job, "--jobs", str(JOBS))
+    assert code == 0
+    assert ("anchor: true" in answer["data"]["job"].get("anchor site", "")) == said
+
+
 @pytest.fixture
 def spoiled(tmp_path):
     job = tmp_path / "fedmm_demo"

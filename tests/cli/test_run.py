@@ -41,7 +41,7 @@ def test_a_place_without_a_ledger_or_with_several_is_refused(run, tmp_path, caps
     assert main.run(["run", "report", str(tmp_path / "nowhere")]) == 4
     Ledger(run / "other" / "ledger.jsonl").append({"kind": "start"})
     assert main.run(["run", "report", str(run), "--format", "json"]) == 4
-    assert json.loads(capsys.readouterr().out)["message"].endswith("got 2.")
+    assert json.loads(capsys.readouterr().out)["message"].endswith("got one with 2.")
 
 
 def test_an_altered_ledger_is_refused(run, tmp_path, capsys):

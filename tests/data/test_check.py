@@ -147,6 +147,14 @@ def test_the_size_of_a_round_is_asked_for_the_modalities_trained_on(hospital) ->
     assert messages(report, "round") == [("ok", "", "sends 1.00 MB and receives 0.50 MB")]
 
 
+def test_what_is_held_for_evaluation_only_is_said_to_be(hospital) -> None:
+    ids = sound(hospital)
+    hospital.vector("w", dict.fromkeys(ids, (1,)), ("x",), ("x",), evaluation_only=True)
+    told = {modality: what for _, modality, what in messages(report_of(hospital), "agreement")}
+    assert told["w"].endswith("for evaluation only, not trained on")
+    assert not told["v"].endswith("not trained on")
+
+
 def test_progress_counts_patients_of_every_modality(hospital) -> None:
     import numpy as np
 

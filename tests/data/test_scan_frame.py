@@ -49,6 +49,16 @@ def test_without_a_spacing_nothing_is_interpolated() -> None:
     assert out.kept == 1.0
 
 
+def test_a_scan_without_a_voxel_above_zero_is_no_stack_of_zeros() -> None:
+    dark = volume(head(0) - 1000.0)
+    with pytest.raises(Flaw) as raised:
+        framed_scan({"a": dark}, volume(marked(codes=(0, 1, 2))), recipe(box=True), 1)
+    assert raised.value.reason == "empty_volume"
+    # Another sequence that the site trains on shows where the head is.
+    both = {"a": dark, "b": volume(head(0))}
+    assert framed_scan(both, None, recipe(box=True), 2).stack.any(axis=(1, 2, 3)).all()
+
+
 def test_a_stack_smaller_than_a_crop_is_filled_up_and_its_place_is_told() -> None:
     out = framed_scan(
         {"a": volume(head(0))}, volume(marked(codes=(0, 1, 2))), recipe(size=[16, 8, 8]), 1

@@ -77,6 +77,18 @@ def test_a_damaged_sequence_costs_only_itself(tmp_path: Path) -> None:
         ]
 
 
+def test_a_patient_whose_scans_show_nothing_is_left_out_with_a_reason(tmp_path: Path) -> None:
+    ward = Ward(tmp_path)
+    ward.patients(2)
+    for name in ("flair", "t1", "t1ce"):
+        write(ward.path("p00", name), head(0, SHAPE) - 1000.0)
+    for _ in range(2):
+        found = read(ward, a_study(recipe={"box": True}))
+        assert found["p00"].stack is None
+        assert [e.reason for e in found["p00"].entries] == ["empty_volume"]
+        assert found["p01"].stack is not None
+
+
 def test_a_patient_without_a_mask_is_left_out_whole(tmp_path: Path) -> None:
     ward = Ward(tmp_path)
     ward.patients(2, [(0, "seg")])

@@ -5,6 +5,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from polyclinic.data.flaw import Flaw
 from polyclinic.data.grid import Volume, spacing_of
 from polyclinic.data.volume_frame import cropped, framed, framed_shape, framing, thinned
 from polyclinic.data.volume_recipe import VolumeRecipe
@@ -71,6 +72,14 @@ def test_a_drawn_place_reaches_both_ends() -> None:
     draw = np.random.RandomState(0)
     firsts = {int(cropped(stack, (4, 1, 1), draw)[0, 0, 0, 0]) for _ in range(50)}
     assert firsts == {0, 1, 2}
+
+
+def test_a_scan_without_a_voxel_above_zero_is_refused_where_the_box_of_those_is_cut() -> None:
+    dark = Volume(-line((10, 11, 12), affine()), affine())
+    with pytest.raises(Flaw) as raised:
+        framed({"t1": dark}, recipe(crop="foreground"))
+    assert raised.value.reason == "empty_volume"
+    framed({"t1": dark}, recipe(crop="centre"))
 
 
 def test_the_claimed_shape_is_that_after_resampling() -> None:

@@ -6,7 +6,7 @@ the updates of one round and holds at most running sums.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 from polyclinic.data.batch import Patients, SplitName
 from polyclinic.exchange import Contract, State, Tensors, Update
@@ -102,3 +102,8 @@ class AnchorServer(Protocol):
     def absorb(self, state: State, update: Update) -> State:
         """The state with the anchor site's step; it has passed the guard. Same round."""
         ...
+
+
+def wants_anchor(server: Server) -> TypeGuard[AnchorServer]:
+    """Whether the rounds of a server half end with a step at an anchor site."""
+    return isinstance(server, AnchorServer) and server.wants_anchor

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from polyclinic.cli import output
 from polyclinic.cli.import_data import import_app
-from polyclinic.cli.studies import given_study, study_beside
+from polyclinic.cli.studies import given_site, given_study, study_beside
 from polyclinic.errors import StudyError
-from polyclinic.settings import SiteSettings, load_settings
+from polyclinic.settings import SiteSettings
 from polyclinic.study import Study
 
 if TYPE_CHECKING:
@@ -190,9 +190,9 @@ def plainest(study: Study) -> "Server":
 
 def _opened(site: Path, study: Path | None) -> tuple[SiteSettings, Study]:
     """The settings of a site and the study to hold its cohort against."""
-    path = site / "polyclinic.yaml" if site.is_dir() else site
-    settings = load_settings(path)
-    return settings, given_study(study) if study else study_beside([path.parent])
+    settings = given_site(site)
+    beside = site if site.is_dir() else site.parent
+    return settings, given_study(study) if study else study_beside([beside])
 
 
 def _print_check(findings: list[dict[str, Any]], ok: bool) -> None:

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polyclinic.cli import output
-from polyclinic.settings import load_settings
+from polyclinic.settings import SETTINGS_FILE, load_settings
 
 if TYPE_CHECKING:
     from polyclinic.importing.slide_outcome import SlideOutcome
     from polyclinic.importing.slide_store import Layout, Store
     from polyclinic.importing.slides import SlideReport
 
-SETTINGS = "polyclinic.yaml"
 # By reason code, what helps beyond another scan.
 _REMEDIES = {"no_mpp": "; state it with --mpp-csv (columns wsi,mpp)"}
 
@@ -84,8 +83,8 @@ def import_slides(
 
 def _storage(out: Path) -> Path:
     """The site's storage: by its ``polyclinic.yaml``, else ``state`` beside it."""
-    if (out / SETTINGS).is_file():
-        return Path(load_settings(out / SETTINGS).storage)
+    if (out / SETTINGS_FILE).is_file():
+        return Path(load_settings(out / SETTINGS_FILE).storage)
     return out / "state"
 
 
@@ -117,10 +116,10 @@ def declaration(store: "Store", modality: str, root: Path) -> str:
 
 def is_declared(store: "Store", modality: str, root: Path) -> bool:
     """Whether a cohort of the site's ``polyclinic.yaml`` declares these features already."""
-    if not (root / SETTINGS).is_file():
+    if not (root / SETTINGS_FILE).is_file():
         return False
     wanted = (store.base.resolve(), store.layout, store.extractor.name, store.tiling.mpp)
-    for cohort in load_settings(root / SETTINGS).cohorts.values():
+    for cohort in load_settings(root / SETTINGS_FILE).cohorts.values():
         said = cohort.modalities.get(modality)
         if said is not None:
             folder = (Path(cohort.root) / said.folder).resolve()

@@ -38,7 +38,9 @@ def show(
 ) -> None:
     """What a job says, and every reason why it may not be submitted (then the exit code is 1)."""
     # Binding arguments imports FLARE and torch; listing does not.
+    from polyclinic.algorithms.base import wants_anchor
     from polyclinic.flare.lint import check_archive, check_job
+    from polyclinic.jobs import load_job
 
     with output.guarded(format):
         place = _find(job, jobs)
@@ -46,6 +48,8 @@ def show(
         summary: dict[str, Any] = {"name": place.stem}
         if place.is_dir() and not faults:
             summary = _summary(place) | {"modalities": _modalities(place)}
+            if wants_anchor(load_job(place).server):
+                summary["anchor site"] = "one that holds every modality and says anchor: true"
         told = [{"where": f.where, "what": f.what, "remedy": f.remedy} for f in faults]
         output.emit(
             {"job": summary, "faults": told},

@@ -19,9 +19,9 @@ def find_ledger(place: Path) -> Path:
     found = sorted(p for p in place.rglob(LEDGER) if p.is_file())
     if len(found) != 1:
         raise CheckpointError(
-            expected="one ledger.jsonl",
-            got=f"{len(found)}",
-            remedy="name the ledger itself, or the folder of one run",
+            expected="the folder of one run, with its ledger.jsonl",
+            got=f"one with {len(found)}" if found else "a folder without",
+            remedy="name a downloaded job, or the folder of one run at the server",
             owner="researcher",
         )
     return found[0]

@@ -10,8 +10,9 @@ import typer
 
 from polyclinic.cli import output
 from polyclinic.cli.run_places import find_ledger, near
+from polyclinic.cli.studies import given_site
 from polyclinic.errors import CheckpointError, SiteError, StudyError
-from polyclinic.settings import SiteSettings, load_settings
+from polyclinic.settings import SiteSettings
 
 if TYPE_CHECKING:
     from polyclinic.study import Study
@@ -119,7 +120,7 @@ def opened(
     ledger = find_ledger(place)
     records = read_ledger(ledger)
     study, client = _agreed(ledger, records, job)
-    settings = load_settings(site / "polyclinic.yaml" if site.is_dir() else site)
+    settings = given_site(site)
     _require_held(sequences, settings, study)
     state = last_state(ledger.parent, records, client.contract(study))
     if model == "global" and not any(n.startswith("dec.") for n in state.tensors):

@@ -1,10 +1,29 @@
-"""The study that ``--study`` names, or that lies beside a site."""
+"""The site that a command names, and the study that ``--study`` names or that lies beside it."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from polyclinic.errors import StudyError
+from polyclinic.settings import SETTINGS_FILE, SiteSettings, load_settings
 from polyclinic.study import Study, load_study
+
+
+def given_site(site: Path) -> SiteSettings:
+    """The settings in the folder of a site, or of the file itself.
+
+    Raises:
+        StudyError: a folder of several sites.
+        SiteError: no settings there, or not valid.
+    """
+    path = site / SETTINGS_FILE if site.is_dir() else site
+    inside = sorted(p.parent.name for p in site.glob(f"*/{SETTINGS_FILE}"))
+    if inside and not path.exists():
+        raise StudyError(
+            expected="the folder of one site",
+            got=f"one that holds {len(inside)} of them",
+            remedy=f"name one, as {inside[0]} in it",
+        )
+    return load_settings(path)
 
 
 def given_study(given: Path) -> Study:

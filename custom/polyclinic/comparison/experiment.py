@@ -16,10 +16,9 @@ from polyclinic.errors import StudyError
 from polyclinic.evaluation.metrics import scores_of
 from polyclinic.exchange import State, Tensors
 from polyclinic.models.weights import weights_at
-from polyclinic.settings import SiteSettings, load_settings
+from polyclinic.settings import SETTINGS_FILE, SiteSettings, load_settings
 from polyclinic.study import Study
 
-SETTINGS_FILE = "polyclinic.yaml"
 Trained = tuple[State, Tensors]
 
 

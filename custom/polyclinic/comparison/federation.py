@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from polyclinic.algorithms.base import AnchorClient, AnchorServer, Client, Server
+from polyclinic.algorithms.base import AnchorClient, Client, Server, wants_anchor
 from polyclinic.data.batch import Patients
 from polyclinic.errors import StudyError
 from polyclinic.exchange import State, Tensors
@@ -77,11 +77,6 @@ def run_federation(
     return FederationResult(state, personal, [*history, last])
 
 
-def wants_anchor(server: Server) -> bool:
-    """Whether the rounds of a server half end with a step at an anchor site."""
-    return isinstance(server, AnchorServer) and server.wants_anchor
-
-
 def _anchor_step(
     sites: Mapping[str, Patients],
     client: Client,
@@ -91,7 +86,7 @@ def _anchor_step(
     personal: dict[str, Tensors],
 ) -> Callable[[State, int], State]:
     """The step at the anchor site after round ``t``; without one the state stays as it is."""
-    if not (isinstance(server, AnchorServer) and server.wants_anchor):
+    if not wants_anchor(server):
         return lambda state, t: state
     if anchor not in sites or not isinstance(client, AnchorClient):
         raise StudyError(

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from polyclinic.comparison.experiment import SETTINGS_FILE, Plan
+from polyclinic.comparison.experiment import Plan
 from polyclinic.comparison.runs import Record, Run, Task
 from polyclinic.errors import StudyError
-from polyclinic.settings import load_settings
+from polyclinic.settings import SETTINGS_FILE, load_settings
 from polyclinic.storage import write_atomic
 
 GROWS = ("methods", "repeats")

@@ -103,7 +103,9 @@ def _modality(request: Request, reading: Reading, minimum: int) -> Iterable[Find
     """Panel, columns, absent values and notes of one modality."""
     name, column = request.name, reading.column
     agreed = [w for w in ("units", "extractor") if getattr(request.modality, w)]
-    yield Finding("agreement", "ok", f"{', '.join(['kind', *agreed])} as the study says", name)
+    only = "; for evaluation only, not trained on" if request.source.evaluation_only else ""
+    told = f"{', '.join(['kind', *agreed])} as the study says{only}"
+    yield Finding("agreement", "ok", told, name)
     if isinstance(column, VectorColumn):
         panel = request.modality.features
         yield _panel(panel, reading.missing_columns, name)

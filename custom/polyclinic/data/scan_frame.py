@@ -13,7 +13,7 @@ from polyclinic.data.flaw import Flaw
 from polyclinic.data.grid import Floats, Volume
 from polyclinic.data.scan_layout import MASK
 from polyclinic.data.scan_recipe import ScanRecipe
-from polyclinic.data.volume_frame import STACK, Stack, framing, thinned
+from polyclinic.data.volume_frame import STACK, Stack, framing, require_shown, thinned
 
 Tissues = npt.NDArray[np.uint8]
 # Of a number in a mask file, which some programs store as a scaled or resampled one.
@@ -64,6 +64,9 @@ def framed_scan(
     Args:
         mask: of class indices; it is looked up at the nearest voxel.
         boxing: how many of the first volumes decide the box.
+
+    Raises:
+        Flaw: ``empty_volume``, nothing is above 0 in those.
     """
     # A modality may have any name, also one of ours.
     named: dict[Any, Any] = {
@@ -76,6 +79,7 @@ def framed_scan(
     out = framing(recipe, names, masks, boxing=boxing)(named)
     affine = np.asarray(out[STACK].affine, dtype=np.float64)
     stack = np.asarray(out[STACK].numpy(), dtype=np.float16)
+    require_shown(stack)
     if mask is None:
         return Framed(stack, None, affine)
     tissues = np.asarray(out[MASK][0].numpy(), dtype=np.uint8)

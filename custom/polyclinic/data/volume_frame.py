@@ -30,6 +30,7 @@ from monai.transforms import (
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
+from polyclinic.data.flaw import Flaw
 from polyclinic.data.grid import Floats, Volume, spacing_of
 from polyclinic.data.volume_recipe import VolumeAugment, VolumeRecipe
 
@@ -139,6 +140,9 @@ def framed(
     there to crop from.
 
     i, j, k are the recipe's size; with ``random`` crops they are at least that.
+
+    Raises:
+        Flaw: ``empty_volume``, nothing is above 0 in any of them.
     """
     thin = {name: thinned(v, recipe) for name, v in volumes.items()}
     named: dict[Any, Any] = {
@@ -153,7 +157,19 @@ def framed(
     else:
         cut = whole
     i, j, k = (int(n) for n in whole.shape[1:])
-    return np.asarray(cut.numpy(), dtype=np.float16), (i, j, k)
+    stack = np.asarray(cut.numpy(), dtype=np.float16)
+    require_shown(stack)
+    return stack, (i, j, k)
+
+
+def require_shown(stack: Stack) -> None:
+    """Refuse a stack of which nothing is left after cutting and normalising.
+
+    Raises:
+        Flaw: ``empty_volume``.
+    """
+    if not stack.any():
+        raise Flaw("empty_volume", "0 everywhere")
 
 
 def augmentation(augment: VolumeAugment) -> Compose:

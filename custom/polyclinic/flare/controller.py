@@ -19,7 +19,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 import polyclinic
-from polyclinic.algorithms.base import AnchorServer, Server
+from polyclinic.algorithms.base import Server, wants_anchor
 from polyclinic.errors import PolyclinicError, QuorumLost, StudyError
 from polyclinic.exchange import Contract
 from polyclinic.flare.aggregator import UpdateAggregator
@@ -249,8 +249,7 @@ class Rounds(Controller):
         Raises:
             SiteError: the server's own files about it cannot be read.
         """
-        wanted = isinstance(self.server, AnchorServer) and self.server.wants_anchor
-        if not wanted or TRAIN not in self.stages:
+        if not wants_anchor(self.server) or TRAIN not in self.stages:
             return None
         if self.anchor_client is not None:
             settings, guard = load_settings(local / SETTINGS), UpdateGuard(contract)

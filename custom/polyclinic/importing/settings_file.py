@@ -8,9 +8,8 @@ import yaml
 from polyclinic.errors import SiteError
 from polyclinic.importing.plan import ImportPlan, ModalityRule
 from polyclinic.importing.sheet import RECORD
+from polyclinic.settings import SETTINGS_FILE
 from polyclinic.storage import write_atomic
-
-SETTINGS = "polyclinic.yaml"
 
 
 def read_settings(out: Path, plan: ImportPlan) -> dict[str, Any]:
@@ -20,7 +19,7 @@ def read_settings(out: Path, plan: ImportPlan) -> dict[str, Any]:
         SiteError: no YAML of this form, another storage (and so another key) than the plan's, or a
             cohort of this name that lies elsewhere.
     """
-    path = out / SETTINGS
+    path = out / SETTINGS_FILE
     if not path.is_file():
         return {}
     try:
@@ -40,7 +39,7 @@ def read_settings(out: Path, plan: ImportPlan) -> dict[str, Any]:
 
 def _refused(expected: str, got: str, remedy: str) -> SiteError:
     return SiteError(
-        expected=f"{expected} in '{SETTINGS}' of the site folder",
+        expected=f"{expected} in '{SETTINGS_FILE}' of the site folder",
         got=got,
         remedy=f"{remedy}, then import again",
         owner="data manager",
@@ -67,7 +66,7 @@ def write_settings(out: Path, plan: ImportPlan) -> None:
     updated["cohorts"] = cohorts | {plan.cohort: cohort}
     if updated != settings:
         text = yaml.safe_dump(updated, sort_keys=False, allow_unicode=True)
-        write_atomic(out / SETTINGS, text.encode())
+        write_atomic(out / SETTINGS_FILE, text.encode())
 
 
 def is_series(rule: ModalityRule) -> bool:
