@@ -35,5 +35,5 @@ def test_a_folder_of_sites_is_no_site_and_says_what_to_name(consortium: Path) ->
 
 
 def test_where_no_site_is_the_file_is_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(SiteError, match="polyclinic.yaml"):
+    with pytest.raises(SiteError, match=r"polyclinic\.yaml"):
         given_site(tmp_path)

@@ -163,11 +163,13 @@ def framed(
 
 
 def require_shown(stack: Stack) -> None:
-    """Refuse a stack of which nothing is left after cutting and normalising.
+    """Refuse a stack of which nothing is left after cutting and normalising, or that ran over.
 
     Raises:
-        Flaw: ``empty_volume``.
+        Flaw: ``empty_volume``, or ``not_finite`` of numbers near the largest that there are.
     """
+    if not np.isfinite(stack).all():
+        raise Flaw("not_finite", "numbers too large to normalise")
     if not stack.any():
         raise Flaw("empty_volume", "0 everywhere")
 
