@@ -68,7 +68,7 @@ class Federation:
         path.write_text(yaml.safe_dump(description))
         script = str(REPO / "provisioning" / "make_kits.sh")
         done = self.run([script, str(path), str(self.folder), "--format", "json"])
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
         return Path(json.loads(done.stdout)["data"]["kits"])
 
     def kit(self, name: str) -> Path:
