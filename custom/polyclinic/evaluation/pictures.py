@@ -36,6 +36,9 @@ def lines(
     if limits:
         axes.set_ylim(*_airy(limits))
     axes.xaxis.get_major_locator().set_params(integer=True)
+    shown = {t for points in series.values() for t, _ in points}
+    if len(shown) == 1:  # else its ticks would be fractions of a round
+        axes.set_xlim(min(shown) - 1, min(shown) + 1)
     _legend(axes, len(series))
     return _address(figure)
 
