@@ -5,24 +5,16 @@ voxel is said to be 1 mm long in every direction: distances in millimetres mean 
 sequence that was never made (its channel in the pictures is FLAIR's) is not written.
 """
 
-import io
-import zipfile
 from pathlib import Path
 
 import nibabel
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from PIL import Image
 
-from download import file_in
+from lgg_download import SEQUENCES, Bytes, Gliomas, opened
 from polyclinic.cli import output
 from polyclinic.errors import DataError
 from scans import MASK, ScanPlan, ScanSite, drawn, file_of, write_site, write_study
-
-# Channels of a picture.
-SEQUENCES = ("pre", "flair", "post")
-Bytes = npt.NDArray[np.uint8]
 
 
 def members(plan: ScanPlan, people: pd.DataFrame) -> dict[str, list[str]]:
@@ -57,21 +49,18 @@ def build_lgg(source: Path, plan: ScanPlan, out: Path) -> list[list[object]]:
     Raises:
         DataError: the download is not complete, or the plan asks for more than there is.
     """
-    people = pd.read_csv(file_in(source, "patients.csv")).set_index("patient").sort_index()
-    slices = pd.read_csv(file_in(source, "slices.csv")).sort_values(["patient", "slice"])
-    names = {str(p): list(mine["name"]) for p, mine in slices.groupby("patient")}
+    download = opened(source)
+    people = download.people
     found = members(plan, people)
     study = write_study(plan, out)
     rows: list[list[object]] = []
     with output.progress("writing scans", sum(map(len, found.values()))) as advance:
         for name, site in plan.sites.items():
-            archive = file_in(source, f"{site.hospital}.zip")
-            with zipfile.ZipFile(archive) as pictures:
-                for patient in found[name]:
-                    _write_patient(pictures, names[patient], people.loc[patient], out / name)
-                    advance(1)
+            for patient in found[name]:
+                _write_patient(download, patient, out / name)
+                advance(1)
             write_site(study, name, site, found[name], out / name)
-            rows.append(_row(name, site, people.loc[found[name]], names))
+            rows.append(_row(name, site, people.loc[found[name]], download.slices))
     return rows
 
 
@@ -84,23 +73,13 @@ def _row(
     return [name, len(people), count, ", ".join(held), "yes" if site.anchor else ""]
 
 
-def _write_patient(
-    pictures: zipfile.ZipFile, names: list[str], person: "pd.Series[int]", folder: Path
-) -> None:
+def _write_patient(download: Gliomas, patient: str, folder: Path) -> None:
     """The sequences that were made, and the mask."""
-    channels = np.stack([_picture(pictures, f"{n}.webp", "RGB") for n in names])  # (K, H, W, 3)
-    mask = np.stack([_picture(pictures, f"{n}_mask.png", "1") for n in names])  # (K, H, W)
-    patient = str(person.name)
+    channels, mask = download.read(patient)
     for channel, sequence in enumerate(SEQUENCES):
-        if person[f"has_{sequence}"]:
+        if download.people.loc[patient, f"has_{sequence}"]:
             _write(file_of(folder, patient, sequence), channels[..., channel])
     _write(file_of(folder, patient, MASK), mask)
-
-
-def _picture(pictures: zipfile.ZipFile, name: str, mode: str) -> Bytes:
-    """One picture, (H, W) or (H, W, 3)."""
-    with Image.open(io.BytesIO(pictures.read(name))) as image:
-        return np.asarray(image.convert(mode), dtype=np.uint8)
 
 
 def _write(path: Path, slices: Bytes) -> None:

@@ -26,7 +26,7 @@ SITES = ("du", "du_anchor", "ht", "fg", "cs")
 @pytest.fixture
 def cohorts(monkeypatch):
     monkeypatch.syspath_prepend(str(REPOSITORY / "poc"))
-    for name in ("cohorts", "lgg", "scans"):
+    for name in ("cohorts", "lgg", "lgg_download", "scans"):
         sys.modules.pop(name, None)
     import cohorts
 
