@@ -206,7 +206,7 @@ def test_a_comparison_goes_on_from_the_runs_that_its_file_holds(
     whole, parts = tmp_path / "whole.json", tmp_path / "parts.json"
     one = ["--workers", "1"]
     assert compare(consortium, whole, *one, "--repeats", "2") == 0
-    assert compare(consortium, parts, *one, methods="local") == 0
+    assert compare(consortium, parts, *one, "--resume", methods="local") == 0  # from nothing
     started = trained(monkeypatch)
     assert compare(consortium, parts, *one, "--repeats", "2", "--resume") == 0
 
@@ -263,13 +263,12 @@ def test_it_does_not_go_on_from_other_settings_or_patients(
     assert out.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [None, b"", b"[]", b"{}", b'{"settings": 3, "seconds": []}'])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"settings": 3, "seconds": []}'])
 def test_what_it_cannot_go_on_from_is_one_sentence(
-    content: bytes | None, consortium: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: bytes, consortium: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.json"
-    if content is not None:
-        out.write_bytes(content)
+    out.write_bytes(content)
     assert compare(consortium, out, "--resume") == 4
     assert "to go on from" in " ".join(capsys.readouterr().err.split())
 

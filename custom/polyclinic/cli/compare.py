@@ -71,7 +71,7 @@ def compare(
         Path | None, typer.Option("--json", help="Write records run by run, then the summary.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option(help="Go on from the runs in --json; the same settings only.")
+        bool, typer.Option(help="Go on from the runs that --json holds, if any.")
     ] = False,
     study: Annotated[Path | None, typer.Option(help="study.json, its folder or a job.")] = None,
     job: Annotated[Path | None, typer.Option(help="Also compare this job's algorithm.")] = None,
