@@ -83,8 +83,8 @@ def settings_of(plan: Plan) -> dict[str, Any]:
 def results_so_far(path: Path, settings: dict[str, Any]) -> Results:
     """The runs of a file that was made with these settings; those that failed are not among them.
 
-    It may hold other methods and repeats, which are kept. Without a file there are none yet, so that
-    the same command can be given until it has ended.
+    It may hold other methods and repeats, which are kept. Without a file there are none yet, so
+    that the same command can be given until it has ended.
 
     Raises:
         StudyError: a file of something else, or one made with other settings, sites or patients.
