@@ -1,4 +1,4 @@
-"""The public lower-grade gliomas of four hospitals as site folders (see the download's README).
+"""The public lower-grade gliomas of four hospitals as site folders.
 
 Slices of a patient become volumes in their order. How far apart they are is not known, so that a
 voxel is said to be 1 mm long in every direction: distances in millimetres mean nothing here. A

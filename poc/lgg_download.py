@@ -4,7 +4,9 @@
   ``TCGA_DU_5849_19950405_1.tif`` (256 pixels; red T1 before contrast, green FLAIR, blue T1 after
   it) and ``..._1_mask.tif`` for each slice. They are halved, and of a patient at most 28 slices are
   kept, evenly spaced, of those that show something.
-* ``Packed``: the same after that, in an archive for each hospital, with two tables.
+* ``Packed``: the same after that. ``patients.csv``: ``patient``, ``hospital``, ``has_pre``,
+  ``has_flair``, ``has_post`` (1 or 0). ``slices.csv``: ``patient``, ``slice``, ``name``. An archive
+  for each hospital, as ``DU.zip``, with ``NAME.webp`` and ``NAME_mask.png``.
 """
 
 import io
@@ -32,6 +34,8 @@ BRIGHT, LEAST_SHOWN = 20, 0.02
 MOST_SLICES = 28
 # Where the folders of patients lie in what the archive unpacks to.
 INSIDE = (".", "kaggle_3m", "lgg-mri-segmentation/kaggle_3m")
+# What Pillow raises of a damaged picture, and of one that claims to be huge.
+DAMAGED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -107,7 +111,7 @@ class Packed:
                 marked = [
                     _picture(io.BytesIO(pictures.read(f"{n}_mask.png")), "L", EDGE) for n in names
                 ]
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
+        except (*DAMAGED, KeyError, zipfile.BadZipFile) as error:
             raise _unreadable(archive.name, error) from None
         return np.stack(shown), _binary(marked)
 
@@ -129,7 +133,7 @@ class Folders:
         try:
             shown = [_picture(Path(f"{n}.tif"), "RGB", 2 * EDGE) for n in names]
             marked = [_picture(Path(f"{n}_mask.tif"), "L", 2 * EDGE) for n in names]
-        except OSError as error:
+        except DAMAGED as error:
             raise _unreadable(f"the pictures of {patient}", error) from None
         return np.stack([_halved(s) for s in shown]), _binary([_halved(m) for m in marked])
 
@@ -165,7 +169,7 @@ def _slices(place: Path) -> tuple[list[tuple[float, tuple[bool, ...]]], list[str
     ordered = [path for _, path in sorted(numbers.items())]
     try:
         looked = [_look(_picture(path, "RGB", 2 * EDGE)) for path in ordered]
-    except OSError as error:
+    except DAMAGED as error:
         raise _unreadable(f"a picture in {place.name}", error) from None
     kept = [
         str(path.with_suffix(""))
@@ -215,7 +219,7 @@ def _binary(masks: Sequence[Bytes]) -> Bytes:
 
 def _unreadable(what: str, error: Exception) -> DataError:
     return DataError(
-        expected=f"{what} as docs/quickstart.md describes it",
+        expected=f"{what} as the set has it",
         got=type(error).__name__,
         remedy="download it again",
     )

@@ -62,6 +62,7 @@ def report(poc: Services) -> None:
     """Download the result, run the same methods in one process, write the page."""
     result, demo = poc.download(), chosen(poc)
     comparison = poc.workspace / "compare.json"
+    comparison.unlink(missing_ok=True)  # of an earlier report
     config = json.loads((demo.job / "app/config/config_fed_server.json").read_text("utf-8"))
     rounds = config["workflows"][0]["args"]["rounds"]
     command = [*POLYCLINIC, "compare", "--sites", str(poc.consortium), *demo.options]

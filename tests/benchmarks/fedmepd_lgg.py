@@ -12,6 +12,7 @@ the downloaded job (``result``), the class maps and pictures of each hospital's 
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from typing import Any
 import yaml
 from rig import REPO, Record, enter_own_network, round_times, workspace, write_json
 
+from polyclinic.jobs import load_job
 from polyclinic.ledger import read_ledger
 
 # On the path since rig is imported.
@@ -59,13 +61,13 @@ def run_job(sites: Path, out: Path, rounds: int, hours: float) -> Record:
             federation.install_data(sites)
             federation.bring_up()
             started = time.monotonic()
-            run = federation.submit(copy_job(JOB, folder, **({"rounds": rounds} if rounds else {})))
+            run = federation.submit(copy_job(JOB, folder, rounds=rounds))
             status = federation.wait(run, 3600 * hours)
             seconds = time.monotonic() - started
             if status != "FINISHED:COMPLETED":
                 raise RuntimeError(f"the job is {status}: {federation.log(SERVER, run)[-2000:]}")
             result = federation.download(run)
-            result.rename(out / "result")
+            shutil.move(result, out / "result")
             for site in federation.sites:
                 pictures(federation.kit(site) / "local", out, site)
         finally:
@@ -89,15 +91,21 @@ def pictures(site_folder: Path, out: Path, site: str) -> None:
     subprocess.run([*command, "-o", str(out / f"{site}.html")], check=True)
 
 
-def against(comparison: Path, scores: Record) -> dict[str, float]:
-    """Difference of each hospital's test Dice to that of one process with the same seed."""
+def one_process(comparison: Path, rounds: int) -> dict[str, float]:
+    """Test Dice of each hospital in the first repeat of a comparison.
+
+    Raises:
+        ValueError: it used another seed or number of rounds, or left the method out.
+    """
     said = json.loads(comparison.read_text(encoding="utf-8"))
-    found = {
+    made = said["settings"]
+    if (made["seed"], made["methods"].get(METHOD, {}).get("rounds")) != (0, rounds):
+        raise ValueError(f"expected a comparison of {METHOD}, seed 0, {rounds} rounds")
+    return {
         r["site"]: r["value"]
         for r in said["records"]
         if (r["method"], r["repeat"], r["metric"], r["test"]) == (METHOD, 0, "dice", "own")
     }
-    return {site: scores[site]["test/dice"] - value for site, value in sorted(found.items())}
 
 
 def main() -> int:
@@ -110,22 +118,25 @@ def main() -> int:
     parser.add_argument("--hours", type=float, default=2.0, help="to wait for the end")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    rounds = args.rounds or load_job(JOB).rounds
+    reference = one_process(args.compare, rounds) if args.compare else {}
     args.out.mkdir(parents=True)
     sites, out = args.sites.resolve(), args.out.resolve()
     enter_own_network()
-    figures = run_job(sites, out, args.rounds, args.hours)
+    figures = run_job(sites, out, rounds, args.hours)
+    write_json(args.json, figures)
     print(f"{figures['rounds']} rounds in {figures['seconds']:.0f} s", end="")
     print(f", {figures['per_round']:.1f} s from one round to the next")
     for site, scores in sorted(figures["scores"].items()):
         print(f"{site}: Dice {scores['test/dice']:.3f}, global {scores['test/dice/global']:.3f}")
+    if reference:
+        found = figures["scores"]
+        far = {site: found[site]["test/dice"] - value for site, value in reference.items()}
+        print(f"largest difference to one process: {max(map(abs, far.values())):.2g}")
+        write_json(args.json, figures | {"difference": far})
     command = [*POLYCLINIC, "run", "report", str(out / "result"), "-o", str(out / "report.html")]
-    if args.compare:
-        figures["difference"] = against(args.compare, figures["scores"])
-        worst = max(abs(d) for d in figures["difference"].values())
-        print(f"largest difference to one process: {worst:.2g}")
-        command += ["--compare", str(args.compare)]
+    command += ["--compare", str(args.compare)] if args.compare else []
     subprocess.run(command, check=True)
-    write_json(args.json, figures)
     return 0
 
 

@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import psutil
 import pytest
 
 from polyclinic.algorithms import multi_fedavg
+from polyclinic.algorithms.base import Trained
 from polyclinic.algorithms.presets import METHODS
 from polyclinic.algorithms.presets_scan import SCANS
 from polyclinic.cli.main import run
@@ -162,18 +163,35 @@ def test_a_result_that_cannot_be_written_is_told_before_anything_is_trained(
     assert "can be written" in " ".join(capsys.readouterr().err.split())
 
 
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, *repeats: int) -> None:
+    """Let these runs of Multi-FedAvg fail; all when none is named."""
+
+    class Diverging(multi_fedavg.Client):
+        def train(self, patients: Any, *rest: Any, **named: Any) -> Trained:
+            if not repeats or patients.study.seed - 3 in repeats:
+                raise error
+            return super().train(patients, *rest, **named)
+
+    spoiled = dataclasses.replace(METHODS["multi_fedavg"], client=Diverging)
+    monkeypatch.setitem(METHODS, "multi_fedavg", spoiled)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (TrainingDiverged(expected="numbers", got="NaN", remedy="lower the step size"), "lower"),
+        (MemoryError("no more"), "MemoryError"),
+    ],
+)
 def test_a_run_that_fails_costs_only_itself(
+    error: Exception,
+    said: str,
     consortium: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    class Diverging(multi_fedavg.Client):
-        def train(self, *_: Any, **__: Any) -> NoReturn:
-            raise TrainingDiverged(expected="numbers", got="NaN", remedy="lower the step size")
-
-    wild = dataclasses.replace(METHODS["multi_fedavg"], client=Diverging)
-    monkeypatch.setitem(METHODS, "multi_fedavg", wild)
+    failing(monkeypatch, error)
     out = tmp_path / "out.json"
     methods = "multi_fedavg,local"
     assert compare(consortium, out, "--workers", "1", methods=methods) == 1
@@ -181,11 +199,40 @@ def test_a_run_that_fails_costs_only_itself(
     result = json.loads(out.read_text(encoding="utf-8"))
     assert [(f["method"], f["repeat"]) for f in result["failed"]] == [("multi_fedavg", 0)]
     assert set(result["summary"]["own"]["auroc"]) == {"local"}
-    told = capsys.readouterr().out
-    assert "runs that failed" in told
-    assert "Expected" in result["failed"][0]["reason"]
-    # A comparison of which nothing is left is an error like any other.
+    told = capsys.readouterr()
+    assert "runs that failed" in told.out
+    assert "multi_fedavg, repeat 0, failed:" in told.err
+    assert said in result["failed"][0]["reason"]
+
+
+def test_a_comparison_of_which_nothing_is_left_is_an_error(
+    consortium: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, MemoryError())
+    out = tmp_path / "out.json"
     assert compare(consortium, out, "--workers", "1", methods="multi_fedavg") == 4
+
+
+def test_methods_are_compared_on_the_repeats_that_all_have_and_a_failure_is_kept(
+    consortium: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, MemoryError(), 1)
+    out, two = tmp_path / "out.json", ["--workers", "1", "--repeats", "2"]
+    assert compare(consortium, out, *two, methods="local,multi_fedavg") == 1
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert {r["repeat"] for r in result["records"] if r["method"] == "local"} == {0, 1}
+    assert result["summary"]["own"]["auroc"]["local"]["n"] == 1
+    # Asking for the rest only does not make it whole.
+    assert compare(consortium, out, *two, "--resume", methods="local") == 1
+    again = json.loads(out.read_text(encoding="utf-8"))
+    assert (again["failed"], again["summary"]) == (result["failed"], result["summary"])
+
+
+def test_a_file_with_content_is_not_written_over(consortium: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    out.write_text("an hour of runs")
+    assert compare(consortium, out) == 4
+    assert out.read_text() == "an hour of runs"
 
 
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
@@ -240,7 +287,9 @@ def test_a_comparison_that_stops_half_way_has_kept_the_runs_that_ended(
     assert started == [("fedmm", 0)]
 
 
-@pytest.mark.parametrize("change", ["--rounds 2", "--seed 4", "--no-pooled", "site", "method"])
+@pytest.mark.parametrize(
+    "change", ["--rounds 2", "--seed 4", "--no-pooled", "site", "table", "method"]
+)
 def test_it_does_not_go_on_from_other_settings_or_patients(
     change: str, consortium: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +302,10 @@ def test_it_does_not_go_on_from_other_settings_or_patients(
     if change == "site":
         manifest = sites / "site-2" / "manifest.csv"
         manifest.write_text(manifest.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    elif change == "table":
+        files = sorted((sites / "site-2").iterdir())
+        table = next(p for p in files if p.suffix in (".csv", ".parquet") and p.stem != "manifest")
+        table.write_bytes(table.read_bytes() + b"\n")
     elif change == "method":
         other = dataclasses.replace(METHODS["local"], client_args={"lr": 0.1})
         monkeypatch.setitem(METHODS, "local", other)

@@ -62,6 +62,17 @@ def test_a_job_that_needs_an_anchor_site_says_so(job, said, capsys):
     assert ("anchor: true" in answer["data"]["job"].get("anchor site", "")) == said
 
 
+def test_a_server_with_data_of_its_own_is_no_hospital(tmp_path, capsys):
+    job = shutil.copytree(JOBS / "fedmepd_demo", tmp_path / "fedmepd_demo")
+    configs = [job / f"app/config/config_fed_{half}.json" for half in ("server", "client")]
+    server, client = (json.loads(path.read_text()) for path in configs)
+    half = client["executors"][0]["executor"]["args"]["client"]
+    server["workflows"][0]["args"] |= {"anchor": "server", "anchor_client": half}
+    configs[0].write_text(json.dumps(server))
+    code, answer = told(capsys, "show", str(job))
+    assert (code, answer["data"]["job"]["anchor site"][:5]) == (0, "none:")
+
+
 @pytest.fixture
 def spoiled(tmp_path):
     job = tmp_path / "fedmm_demo"

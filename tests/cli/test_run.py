@@ -65,7 +65,8 @@ def test_a_comparison_that_is_none_is_refused(run, tmp_path, content):
 
 
 def compared(study, fingerprint):
-    return {"records": [], "settings": {"study": study, "methods": {"m": {"study": fingerprint}}}}
+    settings = {"study": study, "methods": {"m": {"study": fingerprint}}}
+    return {"records": [], "summary": {}, "settings": settings}
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,14 @@ def test_a_comparison_of_another_study_is_refused(
     assert ("a comparison of the run's study" in " ".join(capsys.readouterr().err.split())) == (
         status == 4
     )
+
+
+def test_a_comparison_that_stopped_half_way_is_refused(run, tmp_path, capsys):
+    content = compared("lungs", "ab")
+    del content["summary"]
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    assert main.run(["run", "report", str(run), "--compare", str(tmp_path / "c.json")]) == 4
+    assert "with --resume" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_resume_job_continues_after_the_last_round(tmp_path, capsys):

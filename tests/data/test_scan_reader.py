@@ -64,16 +64,19 @@ def test_a_damaged_sequence_costs_only_itself(tmp_path: Path) -> None:
     voxels[3] = np.nan
     write(hole, voxels)
     write(ward.path("p02", "t1"), head(5, SHAPE), affine(2.0, (500, 0, 0)))
+    huge = head(6, SHAPE).astype(np.float32)
+    write(ward.path("p02", "t1ce"), huge / huge.max() * np.float32(3e38))
     for _ in range(2):  # the second time from the cache
         found = read(ward)
         assert found["p00"].stack.there == ("t1", "t1ce")
         assert found["p01"].stack.there == ("flair", "t1")
-        assert found["p02"].stack.there == ("flair", "t1ce")
+        assert found["p02"].stack.there == ("flair",)
         reasons = [(e.reason, e.modality, e.reference) for f in found.values() for e in f.entries]
         assert reasons == [
             ("unreadable", "flair", file_hash(cut)),
             ("not_finite", "t1ce", file_hash(hole)),
             ("different_grids", "t1", file_hash(ward.path("p02", "t1"))),
+            ("huge_values", "t1ce", file_hash(ward.path("p02", "t1ce"))),
         ]
 
 

@@ -197,6 +197,23 @@ def compare(values, repeats=2):
     }
 
 
+def test_the_page_compares_on_the_repeats_and_sites_that_the_summary_does():
+    comparison = compare({"local": 0.6, "fedmm": 0.5}, repeats=2)
+    hard = {"site": "a", "repeat": 2, "metric": "auroc", "value": 0.1}
+    anchor = {"site": "anchor", "repeat": 0, "metric": "auroc", "value": 0.9}
+    comparison["records"] += [
+        {"method": "local", "test": "own", **hard},  # where fedmm failed
+        {"method": "fedmm", "test": "own", **anchor},
+    ]
+    comparison["failed"] = [{"method": "fedmm", "repeat": 2, "reason": "Expected numbers."}]
+    comparison["aside"] = ["anchor"]
+    text = text_of(report.render(run(), comparison=comparison))
+    assert "local is ahead with a mean AUROC of 0.600; then fedmm 0.500" in text
+    assert "1 run failed" in text
+    assert "Expected numbers." in text
+    assert "Not in any mean, though trained like the others: anchor." in text
+
+
 FEDMM = "polyclinic.algorithms.fedmm.Server"
 
 

@@ -24,6 +24,14 @@ def test_the_mean_over_sites_is_taken_within_a_repeat() -> None:
     assert entry["sites"]["h2"]["n"] == 1
 
 
+def test_methods_are_compared_on_the_repeats_in_which_all_of_them_ended() -> None:
+    records = [record("local", "h1", r, v) for r, v in enumerate((0.9, 0.2))]
+    records.append(record("fedmm", "h1", 0, 0.9))  # the second was a hard one, and failed
+    found = summarise(records)["pooled"]["auroc"]
+    assert found["local"]["mean"] == found["fedmm"]["mean"] == pytest.approx(0.9)
+    assert summarise([record("a", "h", 0, 0.5), record("b", "h", 1, 0.5)]) == {}
+
+
 def test_a_site_aside_is_told_by_itself_and_is_in_no_mean() -> None:
     records = [
         record(method, site, 0, value)

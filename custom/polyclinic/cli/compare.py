@@ -20,7 +20,7 @@ from polyclinic.comparison.experiment import (
 )
 from polyclinic.comparison.missing import parse_missing
 from polyclinic.comparison.results import Results, results_so_far, settings_of
-from polyclinic.comparison.runs import runs_of
+from polyclinic.comparison.runs import failed, runs_of
 from polyclinic.errors import StudyError
 from polyclinic.evaluation.summary import summarise
 from polyclinic.jobs import load_job
@@ -92,8 +92,8 @@ def compare(
     Example: polyclinic compare --sites h1 h2 h3 --methods local,fedmm --repeats 5 --json out.json
     """
     if out is not None:
-        require_writable(out)
-    if resume and out is None:
+        require_writable(out, resume=resume)
+    elif resume:
         raise StudyError(
             expected="a file to go on from", got="--resume without --json", remedy="name it"
         )
@@ -108,22 +108,32 @@ def compare(
     left_out = sites_aside(aside, plan)
     settings = settings_of(plan)
     results = results_so_far(out, settings) if out and resume else Results(out, settings)
-    tasks = [task for task in plan.tasks() if task not in results.runs]
-    with output.progress("runs", len(tasks)) as advance:
-        for run in runs_of(plan, tasks):
-            results.add(run)
-            advance(1)
+    train_missing(plan, results)
     told = results.told()
     if told["failed"] and not told["seconds"]:
-        raise next(r.failure for r in results.runs.values() if r.failure is not None)
+        raise failed([run for run in results.runs.values() if run.reason])
     summary = summarise(told["records"], left_out)
-    results.write(summary=summary, aside=sorted(left_out))
+    end = {"summary": summary, "aside": sorted(left_out)}
+    results.write(**end)
     output.emit(
-        {k: v for k, v in told.items() if k != "records"} | {"summary": summary},
+        {k: v for k, v in told.items() if k != "records"} | end,
         text=lambda: print_summary(summary, hidden, left_out, told["failed"]),
         format=format,
         ok=not told["failed"],
     )
+
+
+def train_missing(plan: Plan, results: Results) -> None:
+    """The runs of the plan that have not ended yet; one that fails is told at once."""
+    ended = {task for task, run in results.runs.items() if not run.reason}
+    tasks = [task for task in plan.tasks() if task not in ended]
+    with output.progress("runs", len(tasks)) as advance:
+        for run in runs_of(plan, tasks):
+            results.add(run)
+            if run.reason:
+                told = f"{run.method}, repeat {run.repeat}, failed: {run.reason}"
+                output.errors.print(told, markup=False, soft_wrap=True)
+            advance(1)
 
 
 def sites_aside(given: str, plan: Plan) -> frozenset[str]:
@@ -143,11 +153,11 @@ def sites_aside(given: str, plan: Plan) -> frozenset[str]:
     return named
 
 
-def require_writable(path: Path) -> None:
-    """Find out before hours of training whether the result can be written.
+def require_writable(path: Path, *, resume: bool) -> None:
+    """Find out before hours of training whether the result can be written, and spoils no other.
 
     Raises:
-        StudyError: it cannot.
+        StudyError: it cannot, or there is a file that ``--resume`` was not given for.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,4 +168,10 @@ def require_writable(path: Path) -> None:
     if got:
         raise StudyError(
             expected="a file that can be written", got=got, remedy="name another with --json"
+        )
+    if not resume and path.exists() and path.stat().st_size:
+        raise StudyError(
+            expected="a new file after --json",
+            got="one with content",
+            remedy="name another, or go on from its runs with --resume",
         )

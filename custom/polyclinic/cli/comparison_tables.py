@@ -39,7 +39,8 @@ def print_summary(
             print_missing(summary, test, missing)
     if failed:
         rows = [[run["method"], run["repeat"], run["reason"]] for run in failed]
-        output.table("runs that failed; means are of the others", ["method", "repeat", "why"], rows)
+        title = "runs that failed; means are over the repeats in which every method ended"
+        output.table(title, ["method", "repeat", "why"], rows)
 
 
 def _over_sites(by_metric: Mapping[str, Any], metric: str) -> tuple[list[str], list[list[object]]]:

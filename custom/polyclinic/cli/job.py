@@ -16,6 +16,12 @@ app = typer.Typer(no_args_is_help=True)
 # From this width on a list of jobs tells everything.
 WIDE = 120
 
+# Who does the step between rounds.
+ANCHORS = {
+    "site": "one that holds every modality and says anchor: true",
+    "server": "none: the server trains on data of its own",
+}
+
 Folder = Annotated[
     Path | None,
     typer.Option("--jobs", help="Folder of jobs; default ./jobs, else the repository's."),
@@ -48,8 +54,10 @@ def show(
         summary: dict[str, Any] = {"name": place.stem}
         if place.is_dir() and not faults:
             summary = _summary(place) | {"modalities": _modalities(place)}
-            if wants_anchor(load_job(place).server):
-                summary["anchor site"] = "one that holds every modality and says anchor: true"
+            said = load_job(place)
+            if wants_anchor(said.server):
+                own = said.rounds_args.get("anchor") == "server"
+                summary["anchor site"] = ANCHORS["server" if own else "site"]
         told = [{"where": f.where, "what": f.what, "remedy": f.remedy} for f in faults]
         output.emit(
             {"job": summary, "faults": told},

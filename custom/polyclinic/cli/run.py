@@ -130,6 +130,12 @@ def _comparison(
             remedy="name the file that 'polyclinic compare --json' wrote for this study"
             + ("" if study else ", or put the run's study.json beside its ledger"),
         )
+    if "summary" not in content:
+        raise StudyError(
+            expected="a comparison that has ended",
+            got="one that stopped half-way",
+            remedy="give its command again with --resume",
+        )
     return content
 
 

@@ -20,7 +20,7 @@ def find_ledger(place: Path) -> Path:
     if len(found) != 1:
         raise CheckpointError(
             expected="the folder of one run, with its ledger.jsonl",
-            got=f"one with {len(found)}" if found else "a folder without",
+            got=f"one with {len(found)}" if found else "a place without",
             remedy="name a downloaded job, or the folder of one run at the server",
             owner="researcher",
         )

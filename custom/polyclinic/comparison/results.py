@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import polyclinic
 from polyclinic.comparison.experiment import Plan
 from polyclinic.comparison.runs import Record, Run, Task
 from polyclinic.errors import StudyError
@@ -48,8 +49,8 @@ class Results:
         heads = [(r, {"method": r.method, "repeat": r.repeat}) for r in runs]
         return {
             "records": [record for r in runs for record in r.records],
-            "seconds": [h | {"seconds": r.seconds} for r, h in heads if r.failure is None],
-            "failed": [h | {"reason": str(r.failure)} for r, h in heads if r.failure is not None],
+            "seconds": [h | {"seconds": r.seconds} for r, h in heads if not r.reason],
+            "failed": [h | {"reason": r.reason} for r, h in heads if r.reason],
             "settings": self.settings,
         }
 
@@ -73,6 +74,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
         "study": plan.study.name,
         "missing": dataclasses.asdict(plan.missing) if plan.missing else None,
         "pooled": plan.pooled,
+        "version": polyclinic.__version__,
         "sites": dict(_site(folder, plan.study.name) for folder in plan.sites),
         "methods": methods,
     }
@@ -81,7 +83,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
 
 
 def results_so_far(path: Path, settings: dict[str, Any]) -> Results:
-    """The runs of a file that was made with these settings; those that failed are not among them.
+    """The runs of a file that was made with these settings, those that failed too.
 
     It may hold other methods and repeats, which are kept. Without a file there are none yet, so
     that the same command can be given until it has ended.
@@ -95,6 +97,7 @@ def results_so_far(path: Path, settings: dict[str, Any]) -> Results:
         told = json.loads(path.read_bytes())
         kept = told["settings"]
         runs = {(s["method"], s["repeat"]): s["seconds"] for s in told["seconds"]}
+        reasons = {(f["method"], f["repeat"]): str(f["reason"]) for f in told.get("failed", ())}
         records: dict[Task, list[Record]] = {task: [] for task in runs}
         for record in told["records"]:
             records[(record["method"], record["repeat"])].append(record)
@@ -115,24 +118,36 @@ def results_so_far(path: Path, settings: dict[str, Any]) -> Results:
         "methods": kept["methods"] | settings["methods"],
         "repeats": max(kept["repeats"], settings["repeats"]),
     }
-    every = {t: Run(*t, tuple(records[t]), float(seconds)) for t, seconds in runs.items()}
+    every = {t: Run(*t, reason=reason) for t, reason in reasons.items()}
+    every |= {t: Run(*t, tuple(records[t]), float(seconds)) for t, seconds in runs.items()}
     return Results(path, both, every)
 
 
 def _differing(kept: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     """Names of settings, and of methods, that are not the same in both."""
-    plain = [k for k in settings if k not in GROWS and kept[k] != settings[k]]
+    plain = [k for k in settings if k not in GROWS and kept.get(k) != settings[k]]
     shared = kept["methods"].keys() & settings["methods"].keys()
     return plain + sorted(m for m in shared if kept["methods"][m] != settings["methods"][m])
 
 
 def _site(folder: Path, study: str) -> tuple[str, str]:
-    """Name of a site, and SHA-256 of its settings file and manifest."""
+    """Name of a site, and a mark of its settings, its manifest and, by name, size and time, of all
+    other files that it declares for the study."""
     settings = load_settings(folder / SETTINGS_FILE)
     source = settings.cohort(study)
-    digest = hashlib.sha256((folder / SETTINGS_FILE).read_bytes())
+    root, digest = Path(source.root), hashlib.sha256((folder / SETTINGS_FILE).read_bytes())
     with contextlib.suppress(OSError):  # opening the cohort refuses it, and says why
-        digest.update((Path(source.root) / source.manifest).read_bytes())
+        digest.update((root / source.manifest).read_bytes())
+    declared = [
+        s for m in source.modalities.values() for s in (m.table, m.folder, m.slides, m.files)
+    ]
+    declared += [source.mask.folder, source.mask.files] if source.mask else []
+    for place in sorted({root / d for d in declared if d}):
+        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+            with contextlib.suppress(OSError):
+                known = path.stat()
+                digest.update(f"{path.relative_to(root)} {known.st_size} ".encode())
+                digest.update(str(known.st_mtime_ns if path.is_file() else 0).encode())
     return settings.site, digest.hexdigest()
 
 

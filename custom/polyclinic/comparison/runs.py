@@ -5,8 +5,10 @@ import multiprocessing
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 
 from polyclinic.comparison.experiment import Plan, distinct_settings, open_sites, run_method
 from polyclinic.data.cohort import Cohort
-from polyclinic.errors import PolyclinicError
+from polyclinic.errors import PolyclinicError, StudyError
 
 Record = dict[str, Any]
 Task = tuple[str, int]
@@ -27,14 +29,14 @@ class Run:
     Attributes:
         records: ``method``, ``site``, ``repeat``, ``test``, ``metric``, ``value``; none of a run
             that failed.
-        failure: why it has none.
+        reason: why it has none; "" of a run that ended well.
     """
 
     method: str
     repeat: int
     records: tuple[Record, ...] = ()
     seconds: float = 0.0
-    failure: PolyclinicError | None = None
+    reason: str = ""
 
     @property
     def task(self) -> Task:
@@ -50,8 +52,8 @@ def run_plan(plan: Plan, advance: Callable[[int], None]) -> tuple[list[Record], 
     """
     done: dict[Task, Run] = {}
     for run in runs_of(plan, plan.tasks()):
-        if run.failure is not None:
-            raise run.failure
+        if run.reason:
+            raise failed([run])
         done[run.task] = run
         advance(1)
     ordered = [done[task] for task in plan.tasks()]
@@ -59,13 +61,23 @@ def run_plan(plan: Plan, advance: Callable[[int], None]) -> tuple[list[Record], 
     return [record for r in ordered for record in r.records], seconds
 
 
+def failed(runs: Sequence[Run]) -> StudyError:
+    """What to raise of runs of which none may fail."""
+    first = runs[0]
+    return StudyError(
+        expected=f"runs that end, as of '{first.method}'",
+        got=f"{len(runs)} that failed, the first in repeat {first.repeat}: {first.reason}",
+        remedy="mend that",
+    )
+
+
 def runs_of(plan: Plan, tasks: Sequence[Task]) -> Iterator[Run]:
-    """These runs of a plan as they end; one that fails does not end the others.
+    """These runs of a plan as they end; one that fails says so and does not end the others.
 
     Every run has its own seeds and one thread, so the number of workers changes no figure.
 
     Raises:
-        PolyclinicError: a site that cannot take part, or two of one name.
+        PolyclinicError: a site that cannot take part, two of one name, or a worker that was killed.
     """
     distinct_settings(plan.sites)
     if plan.workers == 1:
@@ -87,7 +99,11 @@ class _Worker:
         try:
             records = self._records(name, repeat)
         except PolyclinicError as error:
-            return Run(name, repeat, failure=error)
+            return Run(name, repeat, reason=str(error))
+        except Exception as error:
+            # A fault of ours, or no memory: nothing that the other runs should pay for.
+            traceback.print_exc()
+            return Run(name, repeat, reason=f"{type(error).__name__}, see above")
         return Run(name, repeat, tuple(records), time.perf_counter() - start)
 
     def _records(self, name: str, repeat: int) -> list[Record]:
@@ -144,6 +160,12 @@ def _in_workers(plan: Plan, tasks: Sequence[Task]) -> Iterator[Run]:
             futures: list[Future[Run]] = [pool.submit(_run, *task) for task in tasks]
         for future in as_completed(futures):
             yield future.result()
+    except BrokenProcessPool:
+        raise StudyError(
+            expected="workers that run to their end",
+            got="one that the system ended, most likely for want of memory",
+            remedy="go on with --resume and --workers 1",
+        ) from None
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in multiprocessing.active_children():

@@ -18,6 +18,7 @@ from polyclinic.data.flaw import Flaw, guarded
 from polyclinic.data.grid import MAX_VOXELS, Floats, Volume, Voxels, canonical, flaw
 from polyclinic.data.pixels import bit_patterns, read_layout, stored_pixels
 from polyclinic.data.quiet import quiet
+from polyclinic.data.voxel_values import require_values
 
 MAX_SLICES = 4096
 EXPECTED = "the slices of one DICOM series"
@@ -70,10 +71,7 @@ def _read(paths: Sequence[Path], burned_in: str) -> Volume:
     voxels = np.empty((columns, rows, len(ordered)), dtype=np.float32)
     for k, one in enumerate(ordered):
         voxels[:, :, k] = guarded(one.path, EXPECTED, partial(_pixels, one)).T
-    if not np.isfinite(voxels).all():
-        raise Flaw("not_finite", "after rescaling")
-    if voxels.min() == voxels.max():
-        raise Flaw("constant_image", "one value")
+    require_values(voxels)
     return Volume(*canonical(voxels, affine))
 
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from polyclinic.data.flaw import Flaw, guarded
 from polyclinic.data.grid import MAX_VOXELS, Floats, Volume, canonical, flaw
+from polyclinic.data.voxel_values import require_values
 
 SUFFIXES = frozenset({".nii", ".nii.gz"})
 GZIP = b"\x1f\x8b"
@@ -71,10 +72,7 @@ def _read(path: Path, mask: bool) -> Volume:
     affine, doubtful = _affine(header, shape)
     stored = np.frombuffer(raw, dtype=dtype).reshape(shape, order="F")
     voxels, affine = canonical(_scaled(stored, header), affine)
-    if not np.isfinite(voxels).all():
-        raise Flaw("not_finite", f"{int((~np.isfinite(voxels)).sum())} voxels")
-    if not mask and voxels.min() == voxels.max():
-        raise Flaw("constant_image", "one value")
+    require_values(voxels, one_value=mask)
     return Volume(voxels, affine, doubtful)
 
 

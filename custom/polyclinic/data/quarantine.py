@@ -47,7 +47,9 @@ REASONS: dict[str, str] = {
     "constant_image": "all pixels are the same",
     "bad_affine": "the orientation matrix is zero, singular or not finite",
     "wrong_dimensions": "the volume does not have three dimensions",
-    "empty_volume": "no voxel of the patient's volumes is above 0, so that nothing is left to show",
+    "empty_volume": "cut and normalised, the patient's volumes are 0 everywhere: they show one "
+    "value, or nothing above 0",
+    "huge_values": "the volume holds numbers too large to normalise",
     "different_grids": "the sequences of a patient do not lie on grids that can be joined",
     "no_mask": "the patient has no mask, which says what is to be predicted",
     "bad_mask": "the mask cannot be read, holds other numbers than the study's classes, or lies in "

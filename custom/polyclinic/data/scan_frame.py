@@ -66,7 +66,7 @@ def framed_scan(
         boxing: how many of the first volumes decide the box.
 
     Raises:
-        Flaw: ``empty_volume``, nothing is above 0 in those.
+        Flaw: ``empty_volume``, nothing is left of them but 0.
     """
     # A modality may have any name, also one of ours.
     named: dict[Any, Any] = {

@@ -6,21 +6,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from polyclinic.evaluation.headline import AUROC, headline_of
+from polyclinic.evaluation.summary import shared_repeats
 
 
 @dataclass(frozen=True)
 class Method:
-    """The score of one method over repeats: means and standard deviations by site."""
+    """The score of one method over repeats: means and standard deviations by site.
+
+    Attributes:
+        aside: sites that are not in the mean.
+    """
 
     method: str
     means: Mapping[str, float]
     spreads: Mapping[str, float]
     repeats: int
+    aside: frozenset[str] = frozenset()
 
     @property
     def mean(self) -> float:
         """Mean over sites."""
-        return sum(self.means.values()) / len(self.means)
+        counted = [mean for site, mean in self.means.items() if site not in self.aside]
+        return sum(counted) / len(counted)
 
 
 @dataclass(frozen=True)
@@ -37,9 +44,14 @@ class Compared:
 
 
 def compared(comparison: Mapping[str, Any]) -> dict[str, Compared]:
-    """What ``polyclinic compare`` found, by test set: ``own`` and ``pooled``."""
+    """What ``polyclinic compare`` found, by test set: ``own`` and ``pooled``.
+
+    As in its summary, repeats are those in which every method ended, and sites aside are in no
+    mean; a method that has no other is left out.
+    """
     values: dict[str, dict[str, dict[str, list[float]]]] = {}
-    records = comparison.get("records", ())
+    records = shared_repeats(comparison.get("records", ()))
+    aside = frozenset(comparison.get("aside", ()))
     metric = headline_of(str(r.get("metric")) for r in records)
     for r in records:
         if r.get("metric") == metric and isinstance(r.get("value"), int | float):
@@ -48,17 +60,18 @@ def compared(comparison: Mapping[str, Any]) -> dict[str, Compared]:
     return {
         test: Compared(
             tuple(dict.fromkeys(site for by_site in methods.values() for site in by_site)),
-            tuple(_method(name, by_site) for name, by_site in methods.items()),
+            tuple(_method(name, by_site, aside) for name, by_site in methods.items()),
             metric,
         )
-        for test, methods in values.items()
+        for test, found in values.items()
+        if (methods := {name: by_site for name, by_site in found.items() if set(by_site) - aside})
     }
 
 
-def _method(name: str, by_site: Mapping[str, list[float]]) -> Method:
+def _method(name: str, by_site: Mapping[str, list[float]], aside: frozenset[str]) -> Method:
     means = {s: sum(v) / len(v) for s, v in by_site.items()}
     spreads = {
         s: math.sqrt(sum((x - means[s]) ** 2 for x in v) / max(len(v) - 1, 1))
         for s, v in by_site.items()
     }
-    return Method(name, means, spreads, max(len(v) for v in by_site.values()))
+    return Method(name, means, spreads, max(len(v) for v in by_site.values()), aside)

@@ -84,6 +84,8 @@ def render(
         trouble=trouble(records),
         quarantined=quarantined(records),
         comparison=found,
+        aside=(comparison or {}).get("aside", ()),
+        failed=(comparison or {}).get("failed", ()),
         pictures=drawn(records, {s.name: s.groups for s in sites}, found),
         ledger=ledger_hash(records),
         headline=WORDS[DICE if any(s.metric == DICE for s in sites) or task.get("mask") else AUROC],

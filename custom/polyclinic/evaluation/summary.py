@@ -15,9 +15,23 @@ FLOOR, CEILING, TUNED = "local", "centralised", "_plus"
 SCANS = "scan_"
 
 
+def shared_repeats(records: Sequence[Record]) -> list[Record]:
+    """Records of the repeats in which every method ended, so that all are compared on the same.
+
+    A run that failed has no records. Its repeat may have been a hard one: who came through would
+    be compared by it with who did not.
+    """
+    ended: dict[str, set[int]] = defaultdict(set)
+    for r in records:
+        ended[str(r["method"])].add(int(r["repeat"]))
+    shared = set.intersection(*ended.values()) if ended else set()
+    return [r for r in records if int(r["repeat"]) in shared]
+
+
 def summarise(records: Iterable[Record], aside: Collection[str] = ()) -> dict[str, Any]:
     """By test, metric and method: figures over repeats, for the mean over sites and for each site.
 
+    The repeats are those in which every method ended, see ``shared_repeats``.
     The mean over sites is taken within a repeat, of the sites for which the metric is defined.
     ``gap_closed`` is (method - local) / (centralised - local) of those means, with ``local_plus``
     and ``centralised_plus`` for methods of that ending, and ``scan_local`` and ``scan_centralised``
@@ -32,7 +46,7 @@ def summarise(records: Iterable[Record], aside: Collection[str] = ()) -> dict[st
     tree: dict[tuple[str, str], dict[str, dict[str, dict[int, float]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(dict))
     )
-    for r in records:
+    for r in shared_repeats(list(records)):
         cell = tree[(r["test"], r["metric"])]
         cell[r["method"]][r["site"]][int(r["repeat"])] = float(r["value"])
     summary: dict[str, Any] = {}
