@@ -111,6 +111,11 @@ def _small(folder: Path) -> None:
             image.resize((64, 64)).save(path)
 
 
+def _huge(folder: Path) -> None:
+    path = next(p for p in folder.glob("*.tif") if "mask" not in p.name)
+    Image.new("1", (20_000, 20_000)).save(path, compression="group4")
+
+
 def _empty(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.mkdir()
@@ -120,7 +125,7 @@ def _twice(folder: Path) -> None:
     shutil.copytree(folder, folder.with_name(folder.name.replace(DATE, "20000101")))
 
 
-@pytest.mark.parametrize("spoil", [_no_mask, _cut_short, _small, _empty, _twice])
+@pytest.mark.parametrize("spoil", [_no_mask, _cut_short, _small, _huge, _empty, _twice])
 def test_what_is_damaged_is_one_sentence(lgg_download, tmp_path, spoil):
     from polyclinic.errors import DataError
 
