@@ -10,6 +10,8 @@ from polyclinic.evaluation.metrics import MODELS
 from polyclinic.evaluation.summary import subset_means
 
 NONE = float("nan")
+# Characters of a column of figures with its border, and of the borders around two of names.
+WIDTH, NAMES = 9, 8
 TESTS = (
     ("pooled", "all sites' test patients, the site's modalities"),
     ("own", "each site's own test patients"),
@@ -45,8 +47,13 @@ def print_summary(
 
 def _over_sites(by_metric: Mapping[str, Any], metric: str) -> tuple[list[str], list[list[object]]]:
     """Columns and rows of the means over sites; of a segmentation HD95, and the global model."""
-    rows = [_row(name, entry) for name, entry in by_metric[metric].items()]
-    columns = ["method", WORDS[metric], "sd", "95 % interval", "gap closed"]
+    entries = by_metric[metric]
+    rows = [_row(name, entry) for name, entry in entries.items()]
+    columns = ["method", WORDS[metric], "sd", "95 % interval"]
+    if any(entry["gap_closed"] is not None for entry in entries.values()):
+        closed = (entry["gap_closed"] for entry in entries.values())
+        rows = [[*row, _share(gap)] for row, gap in zip(rows, closed, strict=True)]
+        columns.append("gap closed")
     if metric == DICE:
         for name, head in (("hd95", "HD95"), ("dice/global", "global")):
             means = by_metric.get(name, {})
@@ -82,29 +89,33 @@ def _print_by_site(found: Mapping[str, Any], aside: Collection[str], *, worst: b
 
 
 def _print_by_subset(by_metric: Mapping[str, Any], methods: list[str]) -> None:
-    """Dice by subset of the sequences; nothing where there is only one."""
+    """Dice by subset of the sequences, as many side by side as the screen takes; nothing where
+    there is only one."""
     found = subset_means(by_metric)
     if len(found) < 2:
         return
     known = {key for means in found.values() for key in means}
-    columns = [(name, model) for name in methods for model in MODELS if (name, model) in known]
-    both = {name for name in methods if {(name, model) for model in MODELS} <= known}
-    heads = [f"{name}\n{model}" if name in both else name for name, model in columns]
-    rows = [
-        [subset.replace("+", " + "), *(means.get(key, NONE) for key in columns)]
-        for subset, means in found.items()
-    ]
+    rows = [(name, model) for name in methods for model in MODELS if (name, model) in known]
+    room = output.screen.width - max(len(name) for name in methods) - len(MODELS[0]) - NAMES
+    most, subsets = max(1, room // WIDTH), list(found)
     title = "by sequences; mean over regions, and over the sites that hold them"
-    output.table(title, ["sequences", *heads], rows)
+    for start in range(0, len(subsets), most):
+        shown = subsets[start : start + most]
+        cells = [[*row, *(found[s].get(row, NONE) for s in shown)] for row in rows]
+        heads = [subset.replace("+", " + ") for subset in shown]
+        output.table(title if not start else "", ["method", "model", *heads], cells)
 
 
 def _row(name: str, entry: Mapping[str, Any]) -> list[Any]:
     low, high = entry["interval"]
     spread = NONE if entry["sd"] is None else entry["sd"]
-    closed = "-" if entry["gap_closed"] is None else f"{entry['gap_closed']:.0%}"
     # One repeat has no spread.
     span = "-" if entry["sd"] is None else f"{low:.3f} to {high:.3f}"
-    return [name, entry["mean"], spread, span, closed]
+    return [name, entry["mean"], spread, span]
+
+
+def _share(gap: float | None) -> str:
+    return "-" if gap is None else f"{gap:.0%}"
 
 
 def _site_means(entry: Mapping[str, Any], sites: list[str]) -> list[float]:
