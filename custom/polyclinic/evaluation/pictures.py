@@ -9,6 +9,9 @@ from typing import Any
 # Okabe and Ito's palette, which colour-blind readers can tell apart; markers help in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c6d31", "#555555")
 MARKERS = "osD^vPX*"
+MOST_BARS = 5
+# Of a legend: letters that a line has room for, and what the key of a name takes of it.
+LETTERS, KEY = 92, 7
 INK, FAINT = "#1f2933", "#d5dbe1"
 
 Series = Mapping[str, Sequence[tuple[int, float]]]
@@ -39,7 +42,7 @@ def lines(
     shown = {t for points in series.values() for t, _ in points}
     if len(shown) == 1:  # else its ticks would be fractions of a round
         axes.set_xlim(min(shown) - 1, min(shown) + 1)
-    _legend(axes, len(series))
+    _legend(axes, [name for name in order if name in series])
     return _address(figure)
 
 
@@ -67,16 +70,21 @@ def stacked(parts: Mapping[str, Mapping[str, int]]) -> str:
     axes.invert_yaxis()
     axes.set_xlabel(f"{unit} of one update")
     axes.grid(axis="y", visible=False)
-    _legend(axes, len(groups))
+    _legend(axes, groups)
     return _address(figure)
 
 
 def grouped(
     rows: Sequence[tuple[str, str, float, float]], title: str, limits: tuple[float, float]
 ) -> str:
-    """Bars of method by site: (method, site, mean, spread); a whisker where the spread is not 0."""
+    """Bars of method by site: (method, site, mean, spread); a whisker where the spread is not 0.
+
+    Of more than ``MOST_BARS`` methods a row of points each, without whiskers.
+    """
     methods = list(dict.fromkeys(r[0] for r in rows))
     sites = list(dict.fromkeys(r[1] for r in rows))
+    if len(methods) > MOST_BARS:
+        return _dots(rows, methods, sites, title, limits)
     figure, axes = _canvas()
     width = 0.8 / len(methods)
     for i, method in enumerate(methods):
@@ -98,7 +106,29 @@ def grouped(
     axes.set_ylim(*limits)
     axes.set_ylabel(title)
     axes.grid(axis="x", visible=False)
-    _legend(axes, len(methods))
+    _legend(axes, methods)
+    return _address(figure)
+
+
+def _dots(
+    rows: Sequence[tuple[str, str, float, float]],
+    methods: Sequence[str],
+    sites: Sequence[str],
+    title: str,
+    limits: tuple[float, float],
+) -> str:
+    """A row for each method, the first above, with a point for each site."""
+    figure, axes = _canvas(height=0.9 + 0.32 * len(methods))
+    for i, site in enumerate(sites):
+        found = [(r[2], methods.index(r[0])) for r in rows if r[1] == site]
+        means, at = zip(*found, strict=True)
+        look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        axes.plot(means, at, linestyle="", markersize=6, label=_name(site), **look)
+    axes.set_yticks(range(len(methods)), [_name(m) for m in methods])
+    axes.set_ylim(len(methods) - 0.5, -0.5)
+    axes.set_xlim(*_airy(limits))
+    axes.set_xlabel(title)
+    _legend(axes, sites)
     return _address(figure)
 
 
@@ -125,11 +155,14 @@ def _airy(limits: tuple[float, float]) -> tuple[float, float]:
     return low - 0.01, high + 0.01
 
 
-def _legend(axes: Any, entries: int) -> None:
+def _legend(axes: Any, names: Sequence[str]) -> None:
+    """Above the picture, in as many columns as there is room for."""
+    longest = max((len(_name(name)) for name in names), default=0)
+    room = LETTERS // (longest + KEY)
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0),
-        ncols=max(1, min(entries, 6)),
+        ncols=max(1, min(len(names), room, 6)),
         frameon=False,
         fontsize=8.5,
         labelcolor=INK,

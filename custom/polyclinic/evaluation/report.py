@@ -19,6 +19,7 @@ from typing import Any
 
 from polyclinic.evaluation.gallery import drawn
 from polyclinic.evaluation.headline import AUROC, DICE, WORDS
+from polyclinic.evaluation.pictures import MOST_BARS
 from polyclinic.evaluation.regions import anchor_steps, region_rows, subset_rows
 from polyclinic.evaluation.repeats import compared
 from polyclinic.evaluation.site_rows import final_scores, first, site_rows
@@ -71,6 +72,7 @@ def render(
         methods=methods or {},
         tests=TESTS,
         few=FEW_REPEATS,
+        most_bars=MOST_BARS,
         words={t: sentences(c, t, ours, comparison or {}) for t, c in found.items()},
         start=start,
         end=end,
