@@ -132,6 +132,13 @@ def test_b11_nan_and_infinite_voxels_are_refused(tmp_path: Path) -> None:
         assert refusal(save(tmp_path / "smith.nii.gz", data)).reason == "not_finite"
 
 
+@pytest.mark.parametrize("value", [1e19, -1e30, 3e38])
+def test_b11_numbers_too_large_to_normalise_are_refused(tmp_path: Path, value: float) -> None:
+    data = voxels().astype(np.float32)
+    data[1, 2, 3] = value
+    assert refusal(save(tmp_path / "smith.nii.gz", data)).reason == "huge_values"
+
+
 @pytest.mark.parametrize("case", ["zero", "nan", "singular", "none"])
 def test_b11_an_affine_that_means_nothing_is_refused(tmp_path: Path, case: str) -> None:
     def change(header: np.ndarray) -> None:
