@@ -11,6 +11,7 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,15 @@ MOST_SLICES = 28
 # Where the folders of patients lie in what the archive unpacks to.
 INSIDE = (".", "kaggle_3m", "lgg-mri-segmentation/kaggle_3m")
 # What Pillow raises of a damaged picture, and of one that claims to be huge.
-DAMAGED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+DAMAGED = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    NotImplementedError,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -90,10 +99,14 @@ class Packed:
         Raises:
             DataError: one is missing.
         """
-        people = pd.read_csv(file_in(source, "patients.csv")).set_index("patient").sort_index()
-        table = pd.read_csv(file_in(source, "slices.csv")).sort_values(["patient", "slice"])
-        slices = {str(p): list(mine["name"]) for p, mine in table.groupby("patient")}
-        return cls(people, slices, source)
+        try:
+            people = pd.read_csv(file_in(source, "patients.csv")).set_index("patient").sort_index()
+            table = pd.read_csv(file_in(source, "slices.csv")).sort_values(["patient", "slice"])
+            slices = {str(p): list(mine["name"]) for p, mine in table.groupby("patient")}
+            people[["hospital", *(f"has_{s}" for s in SEQUENCES)]]
+        except (KeyError, ValueError) as error:
+            raise _unreadable("patients.csv and slices.csv", error) from None
+        return cls(people[people.index.isin(slices)], slices, source)
 
     def read(self, patient: str) -> tuple[Bytes, Bytes]:
         """As ``Gliomas`` has it.
@@ -164,7 +177,7 @@ def _slices(place: Path) -> tuple[list[tuple[float, tuple[bool, ...]]], list[str
     numbers = {
         int(path.stem.rpartition("_")[2]): path
         for path in place.glob("*.tif")
-        if path.stem.rpartition("_")[2].isdigit()
+        if path.stem.rpartition("_")[2].isdecimal()
     }
     ordered = [path for _, path in sorted(numbers.items())]
     try:

@@ -76,7 +76,7 @@ def main() -> None:
     sites = site_folders(given.sites)
     study = load_study(sites[0].resolve().parent)
     missing = parse_missing(given.missing, study)
-    methods = chosen_methods(given.methods.split(","))
+    methods = chosen_methods(given.methods.split(","), study)
     plan = Plan(
         sites,
         study,

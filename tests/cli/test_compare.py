@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from polyclinic.algorithms.presets_scan import SCANS
 from polyclinic.cli.main import run
 from polyclinic.comparison.experiment import Plan
 from polyclinic.comparison.runs import Run, runs_of
+from polyclinic.data.generated.tumours import generate_tumour_consortium
 from polyclinic.errors import TrainingDiverged
 from polyclinic.study import load_study
 from scan_site import scan_study
@@ -228,6 +230,64 @@ def test_methods_are_compared_on_the_repeats_that_all_have_and_a_failure_is_kept
     assert (again["failed"], again["summary"]) == (result["failed"], result["summary"])
 
 
+def test_two_commands_with_one_file_do_not_write_over_each_other(
+    consortium: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.json"
+
+    def meanwhile(plan: Plan, tasks: list[tuple[str, int]]) -> Iterator[Run]:
+        out.write_text("of another")
+        return runs_of(plan, tasks)
+
+    monkeypatch.setattr("polyclinic.cli.compare.runs_of", meanwhile)
+    assert compare(consortium, out, "--workers", "1", methods="local") == 4
+    assert out.read_text() == "of another"
+
+
+def test_a_link_stays_a_link(consortium: Path, tmp_path: Path) -> None:
+    target, link = tmp_path / "target.json", tmp_path / "link.json"
+    link.symlink_to(target)
+    assert compare(consortium, link, "--workers", "1", methods="local") == 0
+    assert link.is_symlink()
+    assert json.loads(target.read_text())["records"]
+
+
+def test_what_is_no_regular_file_is_not_replaced(consortium: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for more in ([], ["--resume"]):
+        assert compare(consortium, pipe, *more) == 4
+    assert pipe.is_fifo()
+
+
+def test_a_job_called_like_a_method_is_refused(
+    consortium: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = shutil.copytree(REPOSITORY / "jobs" / "fedmm_demo", tmp_path / "local")
+    assert compare(consortium, tmp_path / "out.json", "--job", str(job)) == 4
+    assert "not called like a method" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.slow
+def test_scans_are_compared_by_methods_for_scans_with_an_anchor_site(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate_tumour_consortium(tmp_path)
+    few = ["--repeats", "1", "--rounds", "1", "--no-pooled", "--workers", "1"]
+    sites = [str(tmp_path / s) for s in ("site-2", "site-3")]
+    for words in (["--methods", "local,fedmepd"], ["--methods", "fedmepd"]):
+        started = time.monotonic()
+        assert run(["compare", "--sites", *sites, *few, *words]) == 4
+        assert time.monotonic() - started < 10  # before anything is read
+    told = " ".join(capsys.readouterr().err.split())
+    assert "methods for 'tumours', among scan_local" in told
+    assert "which fedmepd needs" in told
+
+    assert run(["compare", "--sites", str(tmp_path), *few, "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)["data"]["summary"]["own"]["dice"]
+    assert set(found) == {"scan_local", "scan_fedavg_keyed", "fedmepd"}
+
+
 def test_a_file_with_content_is_not_written_over(consortium: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     out.write_text("an hour of runs")
@@ -316,14 +376,44 @@ def test_it_does_not_go_on_from_other_settings_or_patients(
     assert out.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"settings": 3, "seconds": []}'])
+def spoiled(**parts: Any) -> bytes:
+    """A small file of one run, with parts in place of its own."""
+    row = {"method": "local", "repeat": 0}
+    score = row | {"site": "site-1", "test": "own", "metric": "auroc", "value": 0.5}
+    settings = {"study": "demo", "repeats": 1, "methods": {"local": {}}}
+    whole = {"records": [score], "seconds": [row | {"seconds": 1.0}], "settings": settings}
+    told = {k: v(whole[k]) if callable(v) else v for k, v in parts.items()}
+    return json.dumps({**whole, **told}).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"settings": 3, "seconds": []}',
+        b"[" * 100_000,
+        spoiled(records=None),
+        spoiled(records=lambda r: r + r),
+        spoiled(records=lambda r: [r[0] | {"value": float("nan")}]),
+        spoiled(records=lambda r: [r[0] | {"value": 1e300}]),
+        spoiled(records=lambda r: [r[0] | {"repeat": "0"}]),
+        spoiled(records=lambda r: [r[0] | {"method": "other"}]),
+        spoiled(seconds=lambda r: [r[0] | {"seconds": None}]),
+        spoiled(settings=lambda s: s | {"repeats": "many"}),
+        spoiled(aside=5),
+        spoiled(failed=[3]),
+    ],
+)
 def test_what_it_cannot_go_on_from_is_one_sentence(
     content: bytes, consortium: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.json"
     out.write_bytes(content)
     assert compare(consortium, out, "--resume") == 4
-    assert "to go on from" in " ".join(capsys.readouterr().err.split())
+    assert "that 'polyclinic compare --json' wrote" in " ".join(capsys.readouterr().err.split())
+    assert out.read_bytes() == content
 
 
 @pytest.mark.parametrize("named", ["nobody", "site-1,site-2,site-3"])

@@ -82,10 +82,12 @@ def test_a_site_aside_is_a_column_and_in_no_mean_and_runs_that_failed_are_told(
 ) -> None:
     records = [record("fedmepd", "dice", 0.4), record("fedmepd", "dice", 0.1, "anchor")]
     failed = [{"method": "local", "repeat": 2, "reason": "Expected numbers."}]
-    print_summary(summarise(records, {"anchor"}), None, {"anchor"}, failed)
+    told_of = {"failed": failed, "settings": {"repeats": 3}}
+    print_summary(summarise(records, {"anchor"}), None, {"anchor"}, told_of)
     told = capsys.readouterr().out
 
     assert "means without anchor" in " ".join(told.split())
+    assert "over the 1 of 3 repeats" in " ".join(told.split())
     rows = [line.replace("│", " ").split() for line in told.splitlines()]
     assert ["fedmepd", "0.400", "-", "-", "-", "-"] in rows
     assert ["fedmepd", "0.100", "0.400", "0.400"] in rows  # the anchor, the site, the worst of them

@@ -65,8 +65,8 @@ def test_a_comparison_that_is_none_is_refused(run, tmp_path, content):
 
 
 def compared(study, fingerprint):
-    settings = {"study": study, "methods": {"m": {"study": fingerprint}}}
-    return {"records": [], "summary": {}, "settings": settings}
+    settings = {"study": study, "repeats": 1, "methods": {"m": {"study": fingerprint}}}
+    return {"records": [], "seconds": [], "summary": {}, "settings": settings}
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,16 @@ def test_a_comparison_of_another_study_is_refused(
     assert ("a comparison of the run's study" in " ".join(capsys.readouterr().err.split())) == (
         status == 4
     )
+
+
+@pytest.mark.parametrize(("sites", "status"), [(["a"], 0), (["a", "b"], 4), (["b"], 4)])
+def test_a_comparison_of_other_sites_is_refused(run, tmp_path, capsys, sites, status):
+    content = compared("lungs", "ab")
+    content["settings"]["sites"] = dict.fromkeys(sites, "a mark")
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    argv = ["run", "report", str(run), "--compare", str(tmp_path / "c.json")]
+    assert main.run([*argv, "-o", str(tmp_path / "p.html")]) == status
+    assert ("on the run's sites a" in " ".join(capsys.readouterr().err.split())) == (status == 4)
 
 
 def test_a_comparison_that_stopped_half_way_is_refused(run, tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 from polyclinic.errors import StudyError
 from polyclinic.evaluation import overlays
-from polyclinic.evaluation.overlays import PNG, best_slices, embedded, overlay
+from polyclinic.evaluation.overlays import PNG, best_slices, embedded, overlay, shown_slices
 
 
 def marked(sizes: list[int]) -> np.ndarray:
@@ -30,6 +30,21 @@ def test_slices_beside_each_other_do_not_crowd_out_the_others() -> None:
 
 def test_fewer_marked_slices_than_three_are_all_there_is_to_show() -> None:
     assert best_slices(marked([0, 0, 4, 0])) == [2]
+
+
+def test_the_slice_with_most_errors_is_shown_and_called_so() -> None:
+    truth = np.zeros((8, 8, 12), dtype=np.uint8)
+    for k, size in ((2, 6), (5, 5), (8, 4)):
+        truth[:size, :size, k] = 1
+    right = truth.copy()
+    assert shown_slices(right, truth) == ([2, 5, 8], -1)
+    wrong = truth.copy()
+    wrong[:, :, 11] = 1  # where there is nothing
+    assert shown_slices(wrong, truth) == ([2, 5, 11], 11)
+    missed = truth.copy()
+    missed[:, :, 5] = 0
+    assert shown_slices(missed, truth) == ([2, 5, 8], 5)
+    assert shown_slices(wrong, None)[1] == -1
 
 
 def test_where_nothing_is_marked_the_scan_is_cut_in_four() -> None:

@@ -32,6 +32,15 @@ def test_methods_are_compared_on_the_repeats_in_which_all_of_them_ended() -> Non
     assert summarise([record("a", "h", 0, 0.5), record("b", "h", 1, 0.5)]) == {}
 
 
+def test_a_metric_is_averaged_where_every_method_that_has_it_is_defined() -> None:
+    records = [record("a", "h1", r, v) for r, v in enumerate((10.0, 20.0, 30.0))]
+    records += [record("b", "h1", 0, 9.0), record("b", "h2", 1, 5.0), record("b", "h1", 2, 40.0)]
+    found = summarise(records)["pooled"]["auroc"]
+    assert (found["a"]["mean"], found["b"]["mean"]) == (20.0, 24.5)  # repeats 0 and 2 of h1
+    assert found["a"]["sites"]["h1"]["mean"] == 20.0
+    assert found["b"]["sites"]["h2"]["mean"] == 5.0
+
+
 def test_a_site_aside_is_told_by_itself_and_is_in_no_mean() -> None:
     records = [
         record(method, site, 0, value)

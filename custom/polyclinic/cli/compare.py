@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from polyclinic.algorithms.presets import Method
+from polyclinic.algorithms.presets import METHODS, Method
 from polyclinic.cli import output
 from polyclinic.cli.comparison_tables import print_summary
 from polyclinic.cli.studies import given_study, study_beside
@@ -16,6 +16,7 @@ from polyclinic.comparison.experiment import (
     Plan,
     chosen_methods,
     distinct_settings,
+    require_anchor,
     site_folders,
 )
 from polyclinic.comparison.missing import parse_missing
@@ -29,6 +30,7 @@ from polyclinic.study import Study
 app = typer.Typer()
 
 DEFAULT_METHODS = "local,multi_fedavg,fedmm,centralised"
+DEFAULT_SCANS = "scan_local,scan_fedavg_keyed,fedmepd"
 
 
 def find_study(sites: tuple[Path, ...], given: Path | None, job: Path | None) -> Study:
@@ -46,7 +48,13 @@ def find_study(sites: tuple[Path, ...], given: Path | None, job: Path | None) ->
 
 def job_method(folder: Path) -> dict[str, Method]:
     """The algorithm of a job with its own settings, under the job's name."""
-    job = load_job(folder)
+    job = load_job(folder.resolve())
+    if job.name in METHODS:
+        raise StudyError(
+            expected="a job that is not called like a method",
+            got=f"'{job.name}'",
+            remedy="copy it under another name",
+        )
     return {
         job.name: Method(
             summary=f"as job {job.name} sets it",
@@ -63,7 +71,13 @@ def compare(
         list[Path] | None,
         typer.Option("--sites", help="Site folders, or folders that hold them."),
     ] = None,
-    methods: Annotated[str, typer.Option(help="Names, comma-separated.")] = DEFAULT_METHODS,
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Names, comma-separated; docs/quickstart.md lists them. Default: "
+            f"{DEFAULT_METHODS}; of a study that segments {DEFAULT_SCANS}."
+        ),
+    ] = "",
     repeats: Annotated[int, typer.Option(min=1, help="Splits and starts to average over.")] = 10,
     rounds: Annotated[int, typer.Option(min=0, help="Federated rounds.")] = 40,
     seed: Annotated[int, typer.Option(min=0, help="Repeat r uses seed + r.")] = 0,
@@ -79,7 +93,7 @@ def compare(
         str, typer.Option(help="Also score with a modality hidden, as metadata:0,0.5,1.")
     ] = "",
     aside: Annotated[
-        str, typer.Option(help="Sites that train but are not in means over sites, comma-separated.")
+        str, typer.Option(help="Sites to leave out of means over sites, comma-separated.")
     ] = "",
     workers: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 2,
     pooled: Annotated[
@@ -92,19 +106,22 @@ def compare(
     Example: polyclinic compare --sites h1 h2 h3 --methods local,fedmm --repeats 5 --json out.json
     """
     if out is not None:
+        out = out.resolve()  # a link stays one
         require_writable(out, resume=resume)
     elif resume:
         raise StudyError(
             expected="a file to go on from", got="--resume without --json", remedy="name it"
         )
     folders = site_folders([*(sites or []), *(more or [])])
-    chosen = chosen_methods([m.strip() for m in methods.split(",") if m.strip()])
-    chosen |= job_method(job) if job else {}
     agreed = find_study(folders, study, job)
+    named = methods or (DEFAULT_SCANS if agreed.task.segments else DEFAULT_METHODS)
+    chosen = chosen_methods([m.strip() for m in named.split(",") if m.strip()], agreed)
+    chosen |= job_method(job) if job else {}
     hidden = parse_missing(missing, agreed) if missing else None
     plan = Plan(
         folders, agreed, chosen, repeats, rounds, seed, workers, missing=hidden, pooled=pooled
     )
+    require_anchor(plan)
     left_out = sites_aside(aside, plan)
     settings = settings_of(plan)
     results = results_so_far(out, settings) if out and resume else Results(out, settings)
@@ -117,7 +134,7 @@ def compare(
     results.write(**end)
     output.emit(
         {k: v for k, v in told.items() if k != "records"} | end,
-        text=lambda: print_summary(summary, hidden, left_out, told["failed"]),
+        text=lambda: print_summary(summary, hidden, left_out, told),
         format=format,
         ok=not told["failed"],
     )
@@ -127,13 +144,18 @@ def train_missing(plan: Plan, results: Results) -> None:
     """The runs of the plan that have not ended yet; one that fails is told at once."""
     ended = {task for task, run in results.runs.items() if not run.reason}
     tasks = [task for task in plan.tasks() if task not in ended]
-    with output.progress("runs", len(tasks)) as advance:
-        for run in runs_of(plan, tasks):
-            results.add(run)
-            if run.reason:
-                told = f"{run.method}, repeat {run.repeat}, failed: {run.reason}"
-                output.errors.print(told, markup=False, soft_wrap=True)
-            advance(1)
+    try:
+        with output.progress("runs", len(tasks)) as advance:
+            for run in runs_of(plan, tasks):
+                results.add(run)
+                if run.reason:
+                    told = f"{run.method}, repeat {run.repeat}, failed: {run.reason}"
+                    output.errors.print(told, markup=False, soft_wrap=True)
+                advance(1)
+    except KeyboardInterrupt:
+        how = "; give the same command with --resume to go on" if results.path else ""
+        output.errors.print(f"stopped after {len(results.runs)} runs{how}", markup=False)
+        raise
 
 
 def sites_aside(given: str, plan: Plan) -> frozenset[str]:
@@ -162,7 +184,7 @@ def require_writable(path: Path, *, resume: bool) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
-            got = "a folder" if path.is_dir() else ""
+            got = "" if path.is_file() or not path.exists() else "no regular file"
     except OSError as error:
         got = type(error).__name__
     if got:

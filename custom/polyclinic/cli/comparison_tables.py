@@ -1,6 +1,6 @@
 """What ``polyclinic compare`` prints: methods over sites, by site, by what a model is given."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from polyclinic.cli import output
@@ -22,7 +22,7 @@ def print_summary(
     summary: Mapping[str, Any],
     missing: Missing | None = None,
     aside: Collection[str] = (),
-    failed: Sequence[Mapping[str, Any]] = (),
+    told: Mapping[str, Any] | None = None,
 ) -> None:
     """The headline score by method: over sites with interval, per site, with a modality missing;
     of a segmentation also by the sequences that it is predicted from. Then the runs that failed."""
@@ -39,10 +39,27 @@ def print_summary(
         _print_by_subset(by_metric, list(found))
         if missing is not None:
             print_missing(summary, test, missing)
+    _print_notes(summary, told or {})
+
+
+def _print_notes(summary: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """What a reader must know of the tables: their words, the repeats in them, runs that failed."""
+    if any(headline_of(by_metric) == DICE for by_metric in summary.values()):
+        output.screen.print(
+            "HD95 in voxels, lower is better; global: the model that all sites share", markup=False
+        )
+    failed = told.get("failed", ())
     if failed:
         rows = [[run["method"], run["repeat"], run["reason"]] for run in failed]
-        title = "runs that failed; means are over the repeats in which every method ended"
-        output.table(title, ["method", "repeat", "why"], rows)
+        output.table("runs that failed", ["method", "repeat", "why"], rows)
+    asked = told.get("settings", {}).get("repeats", 0)
+    entries = [e for by in summary.values() for e in by.get(headline_of(by), {}).values()]
+    counted = max((entry["n"] for entry in entries), default=0)
+    if counted < asked:
+        output.screen.print(
+            f"means are over the {counted} of {asked} repeats in which every method ended",
+            markup=False,
+        )
 
 
 def _over_sites(by_metric: Mapping[str, Any], metric: str) -> tuple[list[str], list[list[object]]]:
@@ -98,7 +115,7 @@ def _print_by_subset(by_metric: Mapping[str, Any], methods: list[str]) -> None:
     rows = [(name, model) for name in methods for model in MODELS if (name, model) in known]
     room = output.screen.width - max(len(name) for name in methods) - len(MODELS[0]) - NAMES
     most, subsets = max(1, room // WIDTH), list(found)
-    title = "by sequences; mean over regions, and over the sites that hold them"
+    title = "by sequences; mean over regions, and over sites where all rows have a figure"
     for start in range(0, len(subsets), most):
         shown = subsets[start : start + most]
         cells = [[*row, *(found[s].get(row, NONE) for s in shown)] for row in rows]

@@ -10,6 +10,7 @@ from polyclinic.cli import output
 from polyclinic.cli.run_places import find_ledger, near
 from polyclinic.cli.run_predict import predict
 from polyclinic.errors import CheckpointError, StudyError
+from polyclinic.evaluation.comparison_file import read_comparison
 from polyclinic.ledger import read_ledger
 from polyclinic.study import read_json
 
@@ -115,9 +116,8 @@ def _comparison(
     Raises:
         StudyError: it is of another study, or says of none.
     """
-    content = _json(path)
-    settings = content.get("settings")
-    said: dict[str, Any] = settings if isinstance(settings, dict) else {}
+    content = read_comparison(path)
+    said: dict[str, Any] = content["settings"]
     name, methods = said.get("study"), said.get("methods")
     start = next(r for r in records if r.get("kind") == "start")
     prints = [m.get("study") for m in methods.values()] if isinstance(methods, dict) else []
@@ -129,6 +129,15 @@ def _comparison(
             got=f"one of '{name}'" if name else "a file that names no study",
             remedy="name the file that 'polyclinic compare --json' wrote for this study"
             + ("" if study else ", or put the run's study.json beside its ledger"),
+        )
+    first: Mapping[str, Any] = next((r for r in records if r.get("kind") == "census"), {})
+    census = first.get("sites", {})
+    theirs = said.get("sites")
+    if isinstance(theirs, dict) and census and set(theirs) != set(census):
+        raise StudyError(
+            expected=f"a comparison on the run's sites {', '.join(sorted(census))}",
+            got=f"one on {', '.join(sorted(theirs))}",
+            remedy="compare on the folders of those sites",
         )
     if "summary" not in content:
         raise StudyError(

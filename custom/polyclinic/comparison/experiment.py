@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from polyclinic.algorithms import presets
-from polyclinic.algorithms.base import Client, Server
+from polyclinic.algorithms import presets, presets_scan
+from polyclinic.algorithms.base import Client, Server, wants_anchor
 from polyclinic.algorithms.presets import Method
 from polyclinic.anchor_site import elected
 from polyclinic.comparison.federation import run_federation
@@ -177,17 +177,35 @@ def _pooled(
     return found
 
 
-def chosen_methods(names: Sequence[str]) -> dict[str, Method]:
+def chosen_methods(names: Sequence[str], study: Study) -> dict[str, Method]:
     """Methods by name.
 
     Raises:
-        StudyError: an unknown name.
+        StudyError: an unknown name, or one of another kind of task.
     """
-    unknown = [n for n in names if n not in presets.METHODS]
+    fit = [n for n in presets.METHODS if (n in presets_scan.SCANS) == study.task.segments]
+    unknown = [n for n in names if n not in fit]
     if unknown or not names:
         raise StudyError(
-            expected=f"methods among {', '.join(presets.METHODS)}",
+            expected=f"methods for '{study.name}', among {', '.join(fit)}",
             got=", ".join(unknown) or "none",
             remedy="correct --methods",
         )
     return {n: presets.METHODS[n] for n in names}
+
+
+def require_anchor(plan: Plan) -> None:
+    """Find out before anything is trained whether a method lacks its anchor site.
+
+    Raises:
+        StudyError: a method wants one, and no site offers itself.
+    """
+    wanting = [n for n, m in plan.methods.items() if not m.pool and wants_anchor(m.halves()[1])]
+    sources = {s.site: s.cohort(plan.study.name) for s in distinct_settings(plan.sites)}
+    offers = {site: source.held for site, source in sources.items() if source.anchor}
+    if wanting and not elected(offers, plan.study.modalities):
+        raise StudyError(
+            expected=f"a site with every modality and 'anchor: true', which {wanting[0]} needs",
+            got="none",
+            remedy="name such a site too, or leave the method out",
+        )

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,12 @@ import polyclinic
 from polyclinic.comparison.experiment import Plan
 from polyclinic.comparison.runs import Record, Run, Task
 from polyclinic.errors import StudyError
+from polyclinic.evaluation.comparison_file import read_comparison
 from polyclinic.settings import SETTINGS_FILE, load_settings
 from polyclinic.storage import write_atomic
+
+DEFAULTS = ("files.csv", "slides.csv")
+"""Tables that are read from the root of a cohort where none is named."""
 
 GROWS = ("methods", "repeats")
 """Settings of which a comparison may have more than the file that it goes on from."""
@@ -26,11 +32,13 @@ class Results:
     Attributes:
         path: file that is written after every run; None keeps nothing.
         settings: everything needed to run this again, see ``settings_of``.
+        written: the file's content as this command knows it.
     """
 
     path: Path | None
     settings: dict[str, Any]
     runs: dict[Task, Run] = field(default_factory=dict)
+    written: bytes = b""
 
     def add(self, run: Run) -> None:
         """One more run, on disk before the next."""
@@ -38,9 +46,22 @@ class Results:
         self.write()
 
     def write(self, **more: Any) -> None:
-        """Write everything so far, and this."""
-        if self.path is not None:
-            write_atomic(self.path, (json.dumps(self.told() | more, indent=1) + "\n").encode())
+        """Write everything so far, and this.
+
+        Raises:
+            StudyError: another command wrote to the file meanwhile.
+        """
+        if self.path is None:
+            return
+        if self.path.exists() and self.path.read_bytes() != self.written:
+            raise StudyError(
+                expected="a file of this command's own after --json",
+                got="one that another wrote to meanwhile",
+                remedy="name another file; what the other found is kept",
+            )
+        text = json.dumps(self.told() | more, indent=1, allow_nan=False) + "\n"
+        write_atomic(self.path, text.encode())
+        self.written = text.encode()
 
     def told(self) -> dict[str, Any]:
         """``records``, ``seconds`` and ``failed`` runs, repeat by repeat, and ``settings``."""
@@ -93,34 +114,27 @@ def results_so_far(path: Path, settings: dict[str, Any]) -> Results:
     """
     if not path.exists():
         return Results(path, settings)
-    try:
-        told = json.loads(path.read_bytes())
-        kept = told["settings"]
-        runs = {(s["method"], s["repeat"]): s["seconds"] for s in told["seconds"]}
-        reasons = {(f["method"], f["repeat"]): str(f["reason"]) for f in told.get("failed", ())}
-        records: dict[Task, list[Record]] = {task: [] for task in runs}
-        for record in told["records"]:
-            records[(record["method"], record["repeat"])].append(record)
-        others = _differing(kept, settings)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StudyError(
-            expected="a result of polyclinic compare to go on from",
-            got=type(error).__name__,
-            remedy="name one with --json, or leave out --resume",
-        ) from error
+    told = read_comparison(path)
+    kept = told["settings"]
+    others = _differing(kept, settings)
     if others:
         raise StudyError(
             expected="the settings that the runs of the file were made with",
             got=f"others of {', '.join(others)}",
             remedy="name another file with --json, or leave out --resume",
         )
+    runs = {(s["method"], s["repeat"]): s["seconds"] for s in told["seconds"]}
+    reasons = {(f["method"], f["repeat"]): f["reason"] for f in told.get("failed", ())}
+    records: dict[Task, list[Record]] = {task: [] for task in runs}
+    for record in told["records"]:
+        records[(record["method"], record["repeat"])].append(record)
     both = settings | {
         "methods": kept["methods"] | settings["methods"],
         "repeats": max(kept["repeats"], settings["repeats"]),
     }
     every = {t: Run(*t, reason=reason) for t, reason in reasons.items()}
     every |= {t: Run(*t, tuple(records[t]), float(seconds)) for t, seconds in runs.items()}
-    return Results(path, both, every)
+    return Results(path, both, every, written=path.read_bytes())
 
 
 def _differing(kept: dict[str, Any], settings: dict[str, Any]) -> list[str]:
@@ -131,24 +145,40 @@ def _differing(kept: dict[str, Any], settings: dict[str, Any]) -> list[str]:
 
 
 def _site(folder: Path, study: str) -> tuple[str, str]:
-    """Name of a site, and a mark of its settings, its manifest and, by name, size and time, of all
-    other files that it declares for the study."""
+    """Name of a site, and a mark of its settings, its manifest and, by name, size and times, of
+    all other files that it declares for the study."""
     settings = load_settings(folder / SETTINGS_FILE)
     source = settings.cohort(study)
     root, digest = Path(source.root), hashlib.sha256((folder / SETTINGS_FILE).read_bytes())
     with contextlib.suppress(OSError):  # opening the cohort refuses it, and says why
         digest.update((root / source.manifest).read_bytes())
-    declared = [
-        s for m in source.modalities.values() for s in (m.table, m.folder, m.slides, m.files)
-    ]
-    declared += [source.mask.folder, source.mask.files] if source.mask else []
-    for place in sorted({root / d for d in declared if d}):
-        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+    places = {p for m in source.modalities.values() for p in (m.table, m.folder, m.slides, m.files)}
+    places |= {source.mask.folder, source.mask.files} if source.mask else set()
+    # What a run itself writes is not its data.
+    own = {Path(settings.storage), Path(settings.cache)}
+    for place in sorted(root / p for p in {*places, *DEFAULTS} if p):
+        for path in _files(place, own):
             with contextlib.suppress(OSError):
                 known = path.stat()
-                digest.update(f"{path.relative_to(root)} {known.st_size} ".encode())
-                digest.update(str(known.st_mtime_ns if path.is_file() else 0).encode())
+                told = known.st_size, known.st_mtime_ns, known.st_ctime_ns
+                digest.update(f"{path} {told}".encode(errors="surrogateescape"))
     return settings.site, digest.hexdigest()
+
+
+def _files(place: Path, own: set[Path]) -> Iterator[Path]:
+    """A file, or those below a folder, links followed, each folder once."""
+    if not place.is_dir():
+        yield place
+        return
+    seen: set[Path] = set()
+    for folder, below, names in os.walk(place, followlinks=True):
+        here = Path(folder).resolve()
+        if here in seen or here in own:
+            below.clear()
+            continue
+        seen.add(here)
+        below.sort()
+        yield from (Path(folder) / name for name in sorted(names))
 
 
 def _described(half: object) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import contextlib
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
 import threading
 import time
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,8 +69,8 @@ def failed(runs: Sequence[Run]) -> StudyError:
     first = runs[0]
     return StudyError(
         expected=f"runs that end, as of '{first.method}'",
-        got=f"{len(runs)} that failed, the first in repeat {first.repeat}: {first.reason}",
-        remedy="mend that",
+        got=f"{len(runs)} that failed, the first with '{first.reason}'",
+        remedy="mend what that says",
     )
 
 
@@ -101,9 +104,9 @@ class _Worker:
         except PolyclinicError as error:
             return Run(name, repeat, reason=str(error))
         except Exception as error:
-            # A fault of ours, or no memory: nothing that the other runs should pay for.
-            traceback.print_exc()
-            return Run(name, repeat, reason=f"{type(error).__name__}, see above")
+            # A fault of ours, or no memory: nothing that the other runs should pay for. Its text
+            # could name a patient.
+            return Run(name, repeat, reason=f"{type(error).__name__} in {_place(error)}")
         return Run(name, repeat, tuple(records), time.perf_counter() - start)
 
     def _records(self, name: str, repeat: int) -> list[Record]:
@@ -126,6 +129,13 @@ class _Worker:
         return records
 
 
+def _place(error: Exception) -> str:
+    """The last line of this package on the way to an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if f"{os.sep}polyclinic{os.sep}" in f.filename]
+    return f"{Path(ours[-1].filename).name} line {ours[-1].lineno}" if ours else "an unknown place"
+
+
 _worker: _Worker | PolyclinicError | None = None
 
 
@@ -135,11 +145,19 @@ def _start(plan: Plan) -> None:
     An error is kept for the first run: raised here it would only break the pool.
     """
     global _worker
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     torch.set_num_threads(1)
     try:
         _worker = _Worker(plan, open_sites(plan))
     except PolyclinicError as error:
         _worker = error
+
+
+def _end_with(parent: int) -> None:
+    """Leave when the process that started this one has: nobody is left to hear the result."""
+    multiprocessing.connection.wait([parent])
+    os._exit(1)
 
 
 def _run(name: str, repeat: int) -> Run:

@@ -29,7 +29,8 @@ def overlay(
     classes: tuple[str, ...],
 ) -> bytes:
     """A PNG: three slices of a scan, and below them what was predicted (filled) and what is true
-    (outlined); those with most of what is true, or of what was predicted where nothing is known.
+    (outlined): the two with most of what is true and the one with most errors, called so; where
+    nothing is known, those with most of what was predicted.
 
     Args:
         scan: of one sequence, (I, J, K) to the right, the front and the head.
@@ -37,8 +38,7 @@ def overlay(
     """
     from matplotlib.figure import Figure  # a second of import time, for pictures only
 
-    known = truth is not None and bool((truth > 0).any())
-    chosen = best_slices((truth if known and truth is not None else predicted) > 0)
+    chosen, worst = shown_slices(predicted, truth)
     figure = Figure(figsize=(2.6 * len(chosen), 5.6), layout="constrained", facecolor="black")
     aspect = spacing_mm[1] / spacing_mm[0]
     low, high = np.percentile(scan, (1.0, 99.5))
@@ -52,11 +52,30 @@ def overlay(
             elif not column:
                 axes.text(0.01, 0.5, "R", color="white", size=8, transform=axes.transAxes)
             if not row:
-                axes.set_title(f"slice {k + 1} of {scan.shape[2]}", color="white", size=8)
+                errors = ", most errors" if k == worst else ""
+                title = f"slice {k + 1} of {scan.shape[2]}{errors}"
+                axes.set_title(title, color="white", size=8)
     _legend(figure, classes, truth is not None)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, facecolor="black", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def shown_slices(predicted: Classes, truth: Classes | None) -> tuple[list[int], int]:
+    """Slices to show, in order, and the one with most voxels of another class than they are; -1
+    where nothing is known, or nothing wrong."""
+    if truth is None:
+        return best_slices(predicted > 0), -1
+    marked = truth > 0 if (truth > 0).any() else predicted > 0
+    best, wrong = best_slices(marked), (predicted != truth).sum(axis=(0, 1))
+    worst = int(wrong.argmax())
+    if not wrong[worst]:
+        return best, -1
+    if worst not in best:
+        # Without it a picture would only show what is easy.
+        sizes = marked.sum(axis=(0, 1))
+        best = sorted([*sorted(best, key=lambda k: -sizes[k])[: SLICES - 1], worst])
+    return best, worst
 
 
 def best_slices(marked: npt.NDArray[np.bool_]) -> list[int]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from polyclinic.evaluation.headline import AUROC, headline_of
@@ -15,6 +15,7 @@ class Method:
 
     Attributes:
         aside: sites that are not in the mean.
+        overall: the mean over sites, where the comparison's summary tells it.
     """
 
     method: str
@@ -22,10 +23,13 @@ class Method:
     spreads: Mapping[str, float]
     repeats: int
     aside: frozenset[str] = frozenset()
+    overall: float | None = None
 
     @property
     def mean(self) -> float:
         """Mean over sites."""
+        if self.overall is not None:
+            return self.overall
         counted = [mean for site, mean in self.means.items() if site not in self.aside]
         return sum(counted) / len(counted)
 
@@ -60,12 +64,24 @@ def compared(comparison: Mapping[str, Any]) -> dict[str, Compared]:
     return {
         test: Compared(
             tuple(dict.fromkeys(site for by_site in methods.values() for site in by_site)),
-            tuple(_method(name, by_site, aside) for name, by_site in methods.items()),
+            tuple(
+                replace(
+                    _method(name, by_site, aside), overall=_told(comparison, test, metric, name)
+                )
+                for name, by_site in methods.items()
+            ),
             metric,
         )
         for test, found in values.items()
         if (methods := {name: by_site for name, by_site in found.items() if set(by_site) - aside})
     }
+
+
+def _told(comparison: Mapping[str, Any], test: str, metric: str, method: str) -> float | None:
+    """The mean that the command printed."""
+    entry = comparison.get("summary", {}).get(test, {}).get(metric, {}).get(method, {})
+    mean = entry.get("mean")
+    return float(mean) if isinstance(mean, int | float) else None
 
 
 def _method(name: str, by_site: Mapping[str, list[float]], aside: frozenset[str]) -> Method:

@@ -32,7 +32,8 @@ def summarise(records: Iterable[Record], aside: Collection[str] = ()) -> dict[st
     """By test, metric and method: figures over repeats, for the mean over sites and for each site.
 
     The repeats are those in which every method ended, see ``shared_repeats``.
-    The mean over sites is taken within a repeat, of the sites for which the metric is defined.
+    The mean over sites is taken within a repeat, of the sites for which the metric is defined for
+    every method that has it at all.
     ``gap_closed`` is (method - local) / (centralised - local) of those means, with ``local_plus``
     and ``centralised_plus`` for methods of that ending, and ``scan_local`` and ``scan_centralised``
     where methods segment; ``minus`` holds the paired difference to
@@ -65,7 +66,9 @@ def _by_method(
         name: {site: values for site, values in sites.items() if site not in aside}
         for name, sites in methods.items()
     }
-    overall = {name: _over_sites(sites) for name, sites in counted.items() if sites}
+    counted = {name: sites for name, sites in counted.items() if sites}
+    shared = _shared_cells(counted)
+    overall = {name: _over_sites(sites, shared) for name, sites in counted.items() if shared}
     means = {name: float(np.mean(list(v.values()))) for name, v in overall.items()}
     out: dict[str, Any] = {}
     for name in overall:
@@ -118,12 +121,24 @@ def subset_means(
     }
 
 
-def _over_sites(sites: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
+def _shared_cells(
+    methods: Mapping[str, Mapping[str, Mapping[int, float]]],
+) -> frozenset[tuple[str, int]]:
+    """Sites and repeats for which every method has the metric: a distance is not defined where
+    nothing was predicted, and a set of sequences is scored only by who can read it."""
+    cells = [{(site, r) for site, v in sites.items() for r in v} for sites in methods.values()]
+    return frozenset(set.intersection(*cells)) if cells else frozenset()
+
+
+def _over_sites(
+    sites: Mapping[str, Mapping[int, float]], shared: Collection[tuple[str, int]]
+) -> dict[int, float]:
     """Mean over sites of each repeat."""
     by_repeat: dict[int, list[float]] = defaultdict(list)
-    for values in sites.values():
+    for site, values in sites.items():
         for repeat, value in values.items():
-            by_repeat[repeat].append(value)
+            if (site, repeat) in shared:
+                by_repeat[repeat].append(value)
     return {repeat: float(np.mean(v)) for repeat, v in sorted(by_repeat.items())}
 
 
