@@ -425,7 +425,10 @@ def test_sites_aside_are_some_of_those_that_are_there(
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_the_comparison_and_its_workers(consortium: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupt_ends_the_comparison_and_its_workers(
+    number: signal.Signals, consortium: Path
+) -> None:
     command = [sys.executable, "-m", "polyclinic.cli.main", "compare", "--sites", str(consortium)]
     command += ["--methods", "local", "--repeats", "200", "--rounds", "50"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
@@ -434,10 +437,15 @@ def test_an_interrupt_ends_the_comparison_and_its_workers(consortium: Path) -> N
         while len(parent.children()) < 3 and time.monotonic() < deadline:  # two and their tracker
             time.sleep(0.2)
         workers = parent.children()
-        running.send_signal(signal.SIGINT)
-        told, _ = running.communicate(timeout=30)
+        time.sleep(1.0)  # while workers start, the parent too ignores Ctrl-C
+        running.send_signal(number)
+        try:
+            told, _ = running.communicate(timeout=30)
+        finally:
+            running.kill()
     assert running.returncode not in (0, 1)
     assert b"Traceback" not in told
+    assert (b"stopped after" in told) == (number == signal.SIGINT)
     assert len(workers) >= 3
     gone, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive, f"{len(gone)} of {len(workers)} ended"
