@@ -76,7 +76,9 @@ def report(poc: Services) -> None:
         "--json",
         str(comparison),
     ]
-    output.screen.print(f"  trains {demo.methods} in one process, to compare", markup=False)
+    too = ", and the job's own algorithm," if "--job" in demo.options else ""
+    told = f"  trains {demo.methods}{too} in one process, to compare"
+    output.screen.print(told, markup=False)
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     page = poc.workspace / "report.html"
     command = [*POLYCLINIC, "run", "report", str(result), "--compare", str(comparison)]
