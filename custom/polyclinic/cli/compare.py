@@ -74,8 +74,8 @@ def compare(
     methods: Annotated[
         str,
         typer.Option(
-            help="Names, comma-separated; docs/quickstart.md lists them. Default: "
-            f"{DEFAULT_METHODS}; of a study that segments {DEFAULT_SCANS}."
+            help="Names, comma-separated; a wrong one lists all that fit. Default: "
+            f"{DEFAULT_METHODS.replace(',', ', ')}; for masks {DEFAULT_SCANS.replace(',', ', ')}."
         ),
     ] = "",
     repeats: Annotated[int, typer.Option(min=1, help="Splits and starts to average over.")] = 10,
