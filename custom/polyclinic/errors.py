@@ -15,6 +15,9 @@ Messages may leave a site, so they hold names of modalities, fields, shapes and 
 never a patient id, a tag value or the path of a study.
 """
 
+import os
+import traceback
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -118,3 +121,11 @@ class QuorumLost(PolyclinicError):
     """Too few sites answered for the round to count."""
 
     code = "quorum"
+
+
+def place_of(error: BaseException) -> str:
+    """File and line of this package that an error last went through: its text could name a
+    patient, its place cannot."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if f"{os.sep}polyclinic{os.sep}" in f.filename]
+    return f"{Path(ours[-1].filename).name} line {ours[-1].lineno}" if ours else "an unknown place"

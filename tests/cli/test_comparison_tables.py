@@ -107,3 +107,14 @@ def test_no_line_is_wider_than_the_screen_with_fifteen_subsets_of_many_methods(
     assert max(len(line) for line in told.splitlines()) <= output.screen.width
     figures = [line for line in told.splitlines() if "scan_fedavg_zero_filled" in line]
     assert sum(line.count("0.500") for line in figures) == len(subsets) + 3  # over sites, by site
+
+
+def test_few_repeats_are_told_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    for repeats, shown in ((1, False), (3, True), (6, False)):
+        records = [
+            record("local", "auroc", 0.5 + r / 100, site) | {"repeat": r}
+            for r in range(repeats)
+            for site in ("c1", "c2")
+        ]
+        lines = printed(records, capsys)
+        assert (["local", "0.500", "0.510", "0.520"] in lines) == shown

@@ -110,7 +110,9 @@ def compare(
         require_writable(out, resume=resume)
     elif resume:
         raise StudyError(
-            expected="a file to go on from", got="--resume without --json", remedy="name it"
+            expected="a file to go on from",
+            got="--resume without --json",
+            remedy="name one with --json",
         )
     folders = site_folders([*(sites or []), *(more or [])])
     agreed = find_study(folders, study, job)

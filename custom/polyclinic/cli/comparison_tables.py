@@ -12,6 +12,8 @@ from polyclinic.evaluation.summary import subset_means
 NONE = float("nan")
 # Characters of a column of figures with its border, and of the borders around two of names.
 WIDTH, NAMES = 9, 8
+# Repeats that a screen has room for beside the methods.
+FEW = 5
 TESTS = (
     ("pooled", "all sites' test patients, the site's modalities"),
     ("own", "each site's own test patients"),
@@ -35,6 +37,7 @@ def print_summary(
         columns, rows = _over_sites(by_metric, metric)
         without = f"; means without {', '.join(sorted(aside))}" if aside else ""
         output.table(f"{WORDS[metric]} on {title}{without}", columns, rows)
+        _print_by_repeat(found)
         _print_by_site(found, aside, worst=metric == DICE)
         _print_by_subset(by_metric, list(found))
         if missing is not None:
@@ -90,6 +93,15 @@ def print_missing(summary: Mapping[str, Any], test: str, missing: Missing) -> No
     ]
     columns = ["method", *(f"{rate:.0%}" for rate in missing.rates)]
     output.table(f"by share of patients without '{missing.modality}'", columns, rows)
+
+
+def _print_by_repeat(found: Mapping[str, Any]) -> None:
+    """The mean over sites of each repeat, where there are few: an interval hides which they are."""
+    repeats = list(dict.fromkeys(r for entry in found.values() for r in entry["repeats"]))
+    if not 2 <= len(repeats) <= FEW:
+        return
+    rows = [[name, *(e["repeats"].get(r, NONE) for r in repeats)] for name, e in found.items()]
+    output.table("by repeat; mean over sites", ["method", *repeats], rows)
 
 
 def _print_by_site(found: Mapping[str, Any], aside: Collection[str], *, worst: bool) -> None:

@@ -8,9 +8,7 @@ import contextlib
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +16,7 @@ from typer.exceptions import TyperException
 
 from polyclinic import __version__
 from polyclinic.cli import output
-from polyclinic.errors import PolyclinicError
+from polyclinic.errors import PolyclinicError, place_of
 
 NOUNS = {
     "data": "Check, describe or generate a hospital's data.",
@@ -140,14 +138,12 @@ def _sentence(error: TyperException) -> str:
 
 def _refuse_crash(error: Exception, wants_json: bool) -> None:
     """Tell a fault of this package by its kind and place; its text could name a patient."""
-    place = "an unknown place"
-    for frame in traceback.extract_tb(error.__traceback__):
-        if f"{os.sep}polyclinic{os.sep}" in frame.filename:
-            place = f"{Path(frame.filename).name} line {frame.lineno}"
     kind = type(error).__name__
     if isinstance(error, ImportError) and error.name:
         kind += f" of {error.name}"
-    message = f"polyclinic {__version__} stopped at a fault of its own: {kind} in {place}."
+    message = (
+        f"polyclinic {__version__} stopped at a fault of its own: {kind} in {place_of(error)}."
+    )
     hint = "report this sentence and the command, without data; nothing was checked"
     if wants_json:
         output.refuse_json("fault", message, hint)

@@ -1,25 +1,24 @@
 """Methods against each other on the same site folders, many repeats, several at a time."""
 
 import contextlib
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from polyclinic.comparison.experiment import Plan, distinct_settings, open_sites, run_method
 from polyclinic.data.cohort import Cohort
-from polyclinic.errors import PolyclinicError, StudyError
+from polyclinic.errors import PolyclinicError, StudyError, place_of
 
 Record = dict[str, Any]
 Task = tuple[str, int]
@@ -106,7 +105,7 @@ class _Worker:
         except Exception as error:
             # A fault of ours, or no memory: nothing that the other runs should pay for. Its text
             # could name a patient.
-            return Run(name, repeat, reason=f"{type(error).__name__} in {_place(error)}")
+            return Run(name, repeat, reason=f"{type(error).__name__} in {place_of(error)}")
         return Run(name, repeat, tuple(records), time.perf_counter() - start)
 
     def _records(self, name: str, repeat: int) -> list[Record]:
@@ -125,15 +124,9 @@ class _Worker:
         records: list[Record] = []
         for site, test, values in found:
             head = {"method": name, "site": site, "repeat": repeat, "test": test}
-            records += [head | {"metric": k, "value": v} for k, v in values.items() if k != "n"]
+            told = {k: v for k, v in values.items() if k != "n" and math.isfinite(v)}
+            records += [head | {"metric": k, "value": v} for k, v in told.items()]
         return records
-
-
-def _place(error: Exception) -> str:
-    """The last line of this package on the way to an error."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if f"{os.sep}polyclinic{os.sep}" in f.filename]
-    return f"{Path(ours[-1].filename).name} line {ours[-1].lineno}" if ours else "an unknown place"
 
 
 _worker: _Worker | PolyclinicError | None = None

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from polyclinic.errors import StudyError
 from polyclinic.study import read_json
 
-Text = Annotated[str, Field(min_length=1, max_length=200)]
+# A metric names a set of sequences, and so may be long.
+Text = Annotated[str, Field(min_length=1, max_length=512)]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e12, le=1e12)]
 Repeat = Annotated[int, Field(ge=0, le=1_000_000)]
 

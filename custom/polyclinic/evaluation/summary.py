@@ -73,6 +73,7 @@ def _by_method(
     out: dict[str, Any] = {}
     for name in overall:
         entry: dict[str, Any] = figures(list(overall[name].values()))
+        entry["repeats"] = {str(r): v for r, v in overall[name].items()}
         by_site = sorted(methods[name].items())
         entry["sites"] = {site: figures(list(v.values())) for site, v in by_site}
         entry["gap_closed"] = _gap_closed(means, name)
