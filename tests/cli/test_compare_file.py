@@ -163,6 +163,8 @@ def spoiled(**parts: Any) -> bytes:
         spoiled(settings=lambda s: s | {"repeats": "many"}),
         spoiled(aside=5),
         spoiled(failed=[3]),
+        spoiled(summary=5),
+        spoiled(summary={"own": {"auroc": {"local": {"mean": 0.5, "minus": {"fedmm": {}}}}}}),
     ],
 )
 def test_what_it_cannot_go_on_from_is_one_sentence(

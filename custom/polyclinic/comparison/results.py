@@ -121,7 +121,7 @@ def results_so_far(path: Path, settings: dict[str, Any]) -> Results:
         raise StudyError(
             expected="the settings that the runs of the file were made with",
             got=f"others of {', '.join(others)}",
-            remedy="name another file with --json, or leave out --resume",
+            remedy="name another file with --json, or ask for what they were made with",
         )
     runs = {(s["method"], s["repeat"]): s["seconds"] for s in told["seconds"]}
     reasons = {(f["method"], f["repeat"]): f["reason"] for f in told.get("failed", ())}

@@ -45,12 +45,22 @@ class _Settings(_Strict):
     methods: dict[Text, dict[str, Any]]
 
 
+class _Difference(_Strict):
+    interval: Annotated[list[Finite], Field(min_length=2, max_length=2)]
+
+
+class _Figures(_Strict):
+    mean: Finite
+    minus: dict[Text, _Difference]
+
+
 class _File(_Strict):
     records: list[_Score]
     seconds: list[_Ended]
     failed: list[_Failed] = []
     settings: _Settings
     aside: list[Text] = []
+    summary: dict[Text, dict[Text, dict[Text, _Figures]]] = {}
 
     @model_validator(mode="after")
     def _one_story(self) -> "_File":
